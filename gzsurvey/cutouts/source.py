@@ -1,0 +1,79 @@
+"""The narrow waist of every source of pixels: requests in, cutouts or misses out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gzsurvey.images.frame import Frame
+from gzsurvey.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One target whose pixels are wanted."""
+
+    row: int
+    """Its place in the block; comes back with the answer."""
+    target_id: str
+    ra_deg: float
+    """ICRS right ascension; NaN for `images:` sources without positions."""
+    dec_deg: float
+    frame: Frame
+    image: str = ""
+    """Name of its ready image, for `images:` sources; empty: the id is the file's stem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cutout:
+    """The pixels of one target, with what is known of their quality."""
+
+    pixels: NDArray[np.generic]
+    """Flux sources: float32, shape (C, H, W), row 0 in the south and column 0 in the
+    east, nanomaggies per pixel of the stretch's reference scale, NaN where there is no
+    data. Ready images: uint8, shape (H, W, 3), as the picture shows it (row 0 on top)."""
+    missing_fraction: float = 0.0
+    """Share of pixels without data, in the worst band."""
+    masked_fraction: float = float("nan")
+    """Share of pixels under the mask bits; NaN where the source has no mask."""
+    image_id: str = ""
+    """Tile, brick or file at the centre."""
+    image_set: str = ""
+    """Name of the SOURCE that served it."""
+    layers: dict[str, float] = field(default_factory=dict)
+    """Sampled layers at the centre, e.g. ``psfsize_r``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Why there are no pixels for a target."""
+
+    status: Status
+    reason: str
+    missing_fraction: float = float("nan")
+    """Share of pixels without data, where that is the reason."""
+    image_id: str = ""
+    image_set: str = ""
+
+
+class CutoutSource(Protocol):
+    """Anything that returns pixels for the targets of a block.
+
+    A whole block is asked at once, so that a source can open each tile once and serve
+    its targets in tile order (docs/decisions/0002-sources-serve-blocks.md).
+    """
+
+    name: str
+    """The SOURCE as the user wrote it."""
+
+    def fetch(self, requests: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss]]:
+        """Yield ``(request.row, answer)`` once for each request, in any order.
+
+        Bad pixels of one target are a `Miss`, never an exception. An exception means
+        that the whole block cannot be served.
+        """
+        ...

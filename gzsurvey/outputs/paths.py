@@ -1,0 +1,107 @@
+"""Where everything lies in a RUN directory: the only module that knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The files of one RUN."""
+
+    run: Path
+
+    @property
+    def plan(self) -> Path:
+        """The plan: job, hashes, blocks (JSON). Written last by `plan`: makes the RUN."""
+        return self.run / "run.json"
+
+    @property
+    def targets(self) -> Path:
+        """Targets in row order, one Parquet row group per block."""
+        return self.run / "targets.parquet"
+
+    @property
+    def index(self) -> Path:
+        """Copy of the source's index, read by workers."""
+        return self.run / "index.json"
+
+    @property
+    def ledger(self) -> Path:
+        """One JSON entry per finished or failed block."""
+        return self.run / "ledger"
+
+    def ledger_entry(self, block: int) -> Path:
+        """The entry that alone makes `block` exist."""
+        return self.ledger / f"block-{block:06d}.json"
+
+    @property
+    def aside(self) -> Path:
+        """Unfinished files; emptied when a run starts."""
+        return self.run / "aside"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on this RUN."""
+        return self.run / "run.lock"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per finished block."""
+        return self.run / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """Copy of the model file."""
+        return self.run / "model.onnx"
+
+    @property
+    def zarr(self) -> Path:
+        """Embeddings, predictions and everything per row."""
+        return self.run / "predictions.zarr"
+
+    @property
+    def catalogue(self) -> Path:
+        """Fractions and leading answers."""
+        return self.run / "catalogue.fits"
+
+    @property
+    def catalogue_full(self) -> Path:
+        """The same rows with intervals and concentrations."""
+        return self.run / "catalogue_full.fits"
+
+    @property
+    def missing(self) -> Path:
+        """Every target without a prediction."""
+        return self.run / "missing.ecsv"
+
+    @property
+    def provenance(self) -> Path:
+        """Inputs, selection, model, source, versions, times."""
+        return self.run / "provenance.json"
+
+    @property
+    def environment(self) -> Path:
+        """Exact versions of everything installed."""
+        return self.run / "environment.txt"
+
+    @property
+    def checks(self) -> Path:
+        """Random rows as the model saw them, with their outputs."""
+        return self.run / "checks"
+
+    @property
+    def preview(self) -> Path:
+        """Random targets as the model will see them."""
+        return self.run / "preview.png"
+
+    @property
+    def moc(self) -> Path:
+        """Coverage maps."""
+        return self.run / "moc"
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.run / "report.html"

@@ -1,0 +1,110 @@
+"""From Dirichlet concentrations to what a catalogue says about each answer.
+
+Letters: N galaxies, A answers (columns of a `DecisionTree`), Q questions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv
+
+from gzsurvey.votes.tree import DecisionTree, Question
+
+Floats = NDArray[np.floating]
+
+
+def expected_fractions(values: Floats, tree: DecisionTree) -> Floats:
+    """Share of each answer within its question.
+
+    Parameters
+    ----------
+    values : float, shape (N, A)
+        Concentrations, or vote counts.
+    tree : DecisionTree
+        Says which columns belong together.
+
+    Returns
+    -------
+    float64, shape (N, A)
+        ``a_i / sum a`` of the question; NaN where a question's sum is 0.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    starts = [q.start for q in tree.questions]
+    totals = np.add.reduceat(values, starts, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return values / totals[:, tree.question_of_answer]
+
+
+def proportion_asked(fractions: Floats, tree: DecisionTree) -> Floats:
+    """Expected share of volunteers who are asked each question.
+
+    The product of expected fractions up the tree; where several answers lead to a
+    question, their shares add up.
+
+    Parameters
+    ----------
+    fractions : float, shape (N, A)
+        As `expected_fractions` returns them.
+    tree : DecisionTree
+        Its links are used.
+
+    Returns
+    -------
+    float64, shape (N, Q)
+        1 for a question put to everybody.
+    """
+    position = {q.name: i for i, q in enumerate(tree.questions)}
+    asked = np.ones((len(fractions), len(tree.questions)))
+    for i, question in enumerate(tree.questions):
+        links = tree.parents(question)
+        if links:
+            asked[:, i] = sum(asked[:, position[parent.name]] * fractions[:, column] for parent, column in links)
+    return np.clip(asked, 0.0, 1.0)
+
+
+def leading_answer(fractions: Floats, asked: Floats, question: Question) -> NDArray[np.str_]:
+    """Answer with the largest expected fraction, blank where few volunteers are asked.
+
+    Parameters
+    ----------
+    fractions : float, shape (N, A)
+        As `expected_fractions` returns them.
+    asked : float, shape (N,)
+        `proportion_asked` of this question.
+    question : Question
+        The question.
+
+    Returns
+    -------
+    str, shape (N,)
+        Blank where `asked` is below 0.5 or not finite.
+    """
+    part = fractions[:, question.columns]
+    best = np.asarray(question.answers)[np.argmax(np.nan_to_num(part, nan=-1.0), axis=1)]
+    known = np.isfinite(part).all(axis=1) & (np.nan_to_num(asked) >= 0.5)
+    return np.where(known, best, "")
+
+
+def credible_interval(concentrations: Floats, tree: DecisionTree, level: float = 0.9) -> tuple[Floats, Floats]:
+    """Central credible interval of each answer's fraction among very many volunteers.
+
+    The marginal of a Dirichlet is a beta distribution, ``Beta(a_i, sum a - a_i)``.
+
+    Parameters
+    ----------
+    concentrations : float, shape (N, A)
+        Dirichlet concentrations, > 0; NaN gives NaN.
+    tree : DecisionTree
+        Says which columns belong together.
+    level : float
+        Probability inside the interval.
+
+    Returns
+    -------
+    lower, upper : float64, shape (N, A)
+    """
+    a = np.asarray(concentrations, dtype=np.float64)
+    totals = np.add.reduceat(a, [q.start for q in tree.questions], axis=1)[:, tree.question_of_answer]
+    tail = (1.0 - level) / 2.0
+    return betaincinv(a, totals - a, tail), betaincinv(a, totals - a, 1.0 - tail)
