@@ -1,1 +1,1 @@
-
+"""Sources of pixels, all behind one protocol."""

@@ -1,1 +1,1 @@
-
+"""Frames, stretches and resampling: from pixels to a model's input."""

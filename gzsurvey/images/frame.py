@@ -65,4 +65,5 @@ def field_of_view(
     by_r50 = 0.04 * r50
     scale = by_r50 if r90_arcsec is None else np.fmin(by_r50, 0.02 * np.asarray(r90_arcsec, dtype=np.float64))
     fov = GALAXY_ZOO_PX * np.maximum(scale, 0.1)
-    return np.minimum(fov, rule.max_fov_arcsec)
+    limited: NDArray[np.float64] = np.minimum(fov, rule.max_fov_arcsec)
+    return limited

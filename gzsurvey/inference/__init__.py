@@ -1,1 +1,1 @@
-
+"""Running an exported model."""

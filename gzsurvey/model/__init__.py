@@ -1,1 +1,1 @@
-
+"""The networks: encoder, BYOL, vote head, checkpoints."""

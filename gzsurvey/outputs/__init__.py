@@ -1,1 +1,1 @@
-
+"""Where and how results are written."""

@@ -1,1 +1,1 @@
-
+"""Everything written in YAML."""

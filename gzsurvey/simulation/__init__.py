@@ -1,1 +1,1 @@
-
+"""A simulated survey with volunteers."""

@@ -1,1 +1,1 @@
-
+"""Targets, footprints and blocks: positions on the sky."""

@@ -1,1 +1,1 @@
-
+"""Plan, run and publish the classification of a footprint."""

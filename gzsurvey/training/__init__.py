@@ -1,1 +1,1 @@
-
+"""Pretraining and finetuning."""
