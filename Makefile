@@ -1,0 +1,36 @@
+# Everything a newcomer needs: `make demo` and `make test`, each from nothing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+DEMO := demo-out
+
+.PHONY: venv demo test slow long lint clean
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: venv
+	rm -rf $(DEMO)
+	$(BIN)/gzsurvey demo $(DEMO)
+
+test: venv
+	$(BIN)/python -m pytest --durations=10
+
+slow: venv
+	$(BIN)/python -m pytest -m slow --durations=10
+
+long: venv
+	$(BIN)/python -m pytest -m 'long' --durations=0
+
+lint: venv
+	$(BIN)/ruff check gzsurvey tests
+	$(BIN)/ruff format --check gzsurvey tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell gzsurvey tests docs pipelines catalogs README.md
+
+clean:
+	rm -rf .venv $(DEMO)
