@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,18 +29,44 @@ class ScaleRule(Section):
         return self
 
 
+STRETCH_SCALES: dict[str, tuple[float, float, float]] = {
+    "gz_decals": (0.008, 0.014, 0.019),
+    "legacy": (6.0, 3.4, 2.2),
+    "lupton": (1.0, 1.0, 1.0),
+}
+"""Each look's usual numbers for three bands, bluest first (g, r, z)."""
+
+
 class Stretch(Section):
     """From surface brightness to an 8-bit picture; see `gzsurvey.images.stretch`.
 
-    ``gz_decals``: the Galaxy Zoo DECaLS look. ``legacy``: the Legacy Surveys viewer's.
-    ``lupton``: asinh of SDSS pictures (Lupton et al. 2004).
+    ``gz_decals``: the Galaxy Zoo DECaLS look; fluxes are divided by `scales`.
+    ``legacy``: the Legacy Surveys viewer's; fluxes are multiplied by `scales`.
+    ``lupton``: asinh of SDSS pictures (Lupton et al. 2004); fluxes are multiplied by `scales`.
     """
 
     kind: Literal["gz_decals", "legacy", "lupton"] = "gz_decals"
-    scales: tuple[float, float, float] = (0.008, 0.014, 0.019)
-    """Per band, in the order of `Preparation.bands`."""
+    scales: tuple[float, float, float] = STRETCH_SCALES["gz_decals"]
+    """Per band, in the order of `Preparation.bands`; the look's usual numbers if not given."""
     reference_scale_arcsec: Annotated[float, Field(gt=0.01, le=10)] = 0.262
     """Fluxes reach the stretch in nanomaggies per pixel of this scale."""
+    lupton_q: Annotated[float, Field(gt=0, le=100)] = 8.0
+    """Softening of `lupton`: how soon it bends from linear to logarithmic."""
+    lupton_range: Annotated[float, Field(gt=0, le=1e4)] = 0.2
+    """Flux of `lupton` where its linear part would reach white, in nanomaggies per reference pixel."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_scales(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "scales" not in content and content.get("kind") in STRETCH_SCALES:
+            return {**content, "scales": STRETCH_SCALES[content["kind"]]}
+        return content
+
+    @model_validator(mode="after")
+    def _scales_are_positive(self) -> Stretch:
+        if min(self.scales) <= 0:
+            raise ValueError("'scales' must be above 0")
+        return self
 
 
 class Preparation(Section):
