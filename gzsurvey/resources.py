@@ -13,6 +13,7 @@ RECIPES = ROOT / "pipelines"
 CLUSTERS = ROOT / "pipelines" / "clusters"
 CAMPAIGNS = ROOT / "catalogs" / "campaigns"
 SURVEYS = ROOT / "catalogs" / "surveys"
+COLUMNS = ROOT / "catalogs" / "columns"
 
 
 def shipped_names(folder: Path) -> list[str]:
