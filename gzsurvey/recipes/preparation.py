@@ -32,7 +32,7 @@ class ScaleRule(Section):
 STRETCH_SCALES: dict[str, tuple[float, float, float]] = {
     "gz_decals": (0.008, 0.014, 0.019),
     "legacy": (6.0, 3.4, 2.2),
-    "lupton": (1.0, 1.0, 1.0),
+    "lupton": (2.5, 1.5, 1.0),
 }
 """Each look's usual numbers for three bands, bluest first (g, r, z)."""
 
@@ -52,7 +52,7 @@ class Stretch(Section):
     """Fluxes reach the stretch in nanomaggies per pixel of this scale."""
     lupton_q: Annotated[float, Field(gt=0, le=100)] = 8.0
     """Softening of `lupton`: how soon it bends from linear to logarithmic."""
-    lupton_range: Annotated[float, Field(gt=0, le=1e4)] = 0.2
+    lupton_range: Annotated[float, Field(gt=0, le=1e4)] = 0.3
     """Flux of `lupton` where its linear part would reach white, in nanomaggies per reference pixel."""
 
     @model_validator(mode="before")
