@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from gzsurvey.errors import CardMismatch
 from gzsurvey.recipes.base import Section
@@ -22,6 +23,17 @@ class VotesHead(Section):
     questions: tuple[dict[str, Any], ...]
     """As `DecisionTree.to_json` writes them."""
 
+    @model_validator(mode="after")
+    def _is_a_tree(self) -> Self:
+        try:
+            answers = self.tree.n_answers
+        except (KeyError, TypeError, ValueError):
+            keys = "question, suffix, campaign, answers, asked_after_any"
+            raise ValueError(f"'questions' must be a list of mappings with the keys {keys}") from None
+        if answers == 0:
+            raise ValueError("'questions' holds no answer")
+        return self
+
     @property
     def output(self) -> str:
         """Name of the ONNX output."""
@@ -32,7 +44,7 @@ class VotesHead(Section):
         """Columns of the output."""
         return self.tree.n_answers
 
-    @property
+    @cached_property
     def tree(self) -> DecisionTree:
         """The question tree."""
         return DecisionTree.from_json(list(self.questions))
@@ -84,8 +96,18 @@ class EmbeddingReference(Section):
     """K rows of length D, orthonormal."""
     scales: tuple[float, ...]
     """Standard deviations along the K components, then of the residual's length: K + 1."""
-    quantiles: tuple[float, ...]
+    quantiles: Annotated[tuple[float, ...], Field(min_length=2)]
     """Distances at 0, 1, ... 100 % of held-out training galaxies."""
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> Self:
+        if any(len(row) != len(self.mean) for row in self.components):
+            raise ValueError("each of 'components' must be as long as 'mean'")
+        if len(self.scales) != len(self.components) + 1 or min(self.scales) <= 0:
+            raise ValueError("'scales' must be positive, one per component and one for what they leave over")
+        if list(self.quantiles) != sorted(self.quantiles):
+            raise ValueError("'quantiles' must ascend")
+        return self
 
 
 class TrainingRange(Section):
@@ -106,7 +128,7 @@ class Card(Section):
     """Trained on simulated galaxies only."""
     preparation: Preparation
     input_type: Literal["uint8", "float32"] = "uint8"
-    embedding_size: int
+    embedding_size: Annotated[int, Field(ge=1)]
     heads: Annotated[tuple[Head, ...], Field(min_length=1)]
     default_campaign: str | None = None
     embedding_reference: EmbeddingReference | None = None
@@ -124,6 +146,20 @@ class Card(Section):
     torch_difference: dict[str, float] = {}
     """Largest absolute difference from torch, by output, measured at export."""
 
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if len(self.outputs) != 1 + len(self.heads):
+            raise ValueError("each of 'heads' must have an output name of its own")
+        campaigns = self.votes.tree.campaigns if self.votes else ()
+        if self.default_campaign is not None and self.default_campaign not in campaigns:
+            known = ", ".join(campaigns) or "none"
+            raise ValueError(
+                f"'default_campaign' {self.default_campaign!r} is not in the question tree (it has {known})"
+            )
+        if self.embedding_reference and len(self.embedding_reference.mean) != self.embedding_size:
+            raise ValueError("'embedding_reference' must have 'embedding_size' features")
+        return self
+
     @property
     def votes(self) -> VotesHead | None:
         """The votes head, if the model has one."""
@@ -133,6 +169,15 @@ class Card(Section):
     def outputs(self) -> dict[str, int]:
         """Name and width of every ONNX output, the embedding first."""
         return {"embedding": self.embedding_size} | {head.output: head.width for head in self.heads}
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every ONNX output after its batch dimension."""
+        return {name: (width,) for name, width in self.outputs.items()}
+
+    def to_metadata(self) -> dict[str, str]:
+        """Entries for the ONNX file's ``metadata_props``; `read_card` is the inverse."""
+        return {METADATA_KEY: self.model_dump_json()}
 
 
 def read_card(metadata: dict[str, str], where: str) -> Card:

@@ -1,1 +1,7 @@
-"""Running an exported model."""
+"""Running a model file: no torch, only ONNX Runtime and the card inside the file."""
+
+from gzsurvey.inference.outliers import embedding_distance
+from gzsurvey.inference.predict import Predictions, predict
+from gzsurvey.inference.session import OnnxModel
+
+__all__ = ["OnnxModel", "Predictions", "embedding_distance", "predict"]
