@@ -34,9 +34,12 @@ class ColumnMap(Section):
     """Column of the total, by question."""
 
     def answer_column(self, question: str, suffix: str, answer: str) -> str:
-        """Return the column of one answer."""
+        """Return the column of one answer; by pattern, fractions end in ``_fraction``."""
         named = self.answers.get(question, {}).get(answer)
-        return named or self.pattern.format(question=question, suffix=suffix, answer=answer)
+        if named is not None:
+            return named
+        name = self.pattern.format(question=question, suffix=suffix, answer=answer)
+        return f"{name}_fraction" if self.holds == "fractions" else name
 
     def total_columns(self, question: str, suffix: str) -> tuple[str, ...]:
         """Return the columns that may hold a question's total, best first."""
@@ -44,7 +47,8 @@ class ColumnMap(Section):
             return (self.totals[question],)
         if self.total_pattern is not None:
             return (self.total_pattern.format(question=question, suffix=suffix),)
-        return (f"{question}{suffix}_total-votes", f"{question}{suffix}_total")
+        name = f"{question}{suffix}" if "{suffix}" in self.pattern else question
+        return (f"{name}_total-votes", f"{name}_total")
 
 
 def load_column_map(name_or_path: str) -> ColumnMap:
