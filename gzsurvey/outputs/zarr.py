@@ -1,0 +1,243 @@
+"""``predictions.zarr``: one array per quantity, row i of each is row i of the catalogue.
+
+Every array is made at its exact length before a run starts. A block of rows is one shard, that
+is one file, in each of them: written aside, flushed, renamed, by one worker. Attributes of an
+array: ``units``, ``ucd``, ``long_name``, ``role`` (``id``, ``row``, ``layer``, ``kept``,
+``size``, ``output``), and ``null``, ``answers`` or ``classes`` where these apply.
+
+Letters: N rows, D features of the embedding, A answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gzsurvey.outputs.columns import Column
+
+ROWS_PER_CHUNK = 1024
+"""Rows that are compressed together inside a shard: reading one row reads no more."""
+Role = Literal["id", "row", "layer", "kept", "size", "output"]
+
+_DTYPES = {"L": "bool", "I": "int16", "J": "int32", "K": "int64", "E": "float32", "D": "float64", "A": "str"}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array to be made."""
+
+    name: str
+    dtype: str
+    """A numpy name, or ``str``."""
+    role: Role
+    dimension: str = ""
+    """Name of the second dimension; empty: there is none."""
+    width: int = 1
+    """Length of the second dimension."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fill(self) -> Any:
+        """Stands for rows whose block is not finished."""
+        if self.name == "status":
+            return 40
+        if "null" in self.attributes:
+            return self.attributes["null"]
+        return {"f": np.nan, "s": "", "b": False}.get(self.dtype[0], -1 if self.dtype.startswith("int") else 0)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Before compression; a guess for text."""
+        return 24 if self.dtype == "str" else np.dtype(self.dtype).itemsize * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of one array, as the ledger records it."""
+
+    bytes: int
+    sha256: str
+
+
+def spec_of(column: Column, role: Role, dtype: str = "") -> ArraySpec:
+    """Return the array that stores a catalogue column."""
+    attributes = {"units": column.unit, "ucd": column.ucd, "long_name": column.description, "null": column.null}
+    known = {key: value for key, value in attributes.items() if value not in ("", None)}
+    return ArraySpec(column.name, dtype or _DTYPES[column.dtype], role, attributes=known)
+
+
+def create_arrays(
+    path: Path, specs: Sequence[ArraySpec], rows: int, block_rows: int, attributes: Mapping[str, Any]
+) -> None:
+    """Make empty arrays of exact length.
+
+    Parameters
+    ----------
+    path : Path
+        ``predictions.zarr``; what is there is replaced.
+    specs : sequence of ArraySpec
+        Arrays.
+    rows : int
+        N.
+    block_rows : int
+        Rows of a block, which is one shard: a multiple of 256.
+    attributes : mapping
+        Of the group: model, campaigns, what rows are.
+    """
+    import zarr
+
+    shutil.rmtree(path, ignore_errors=True)
+    group = zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
+    chunk = math.gcd(block_rows, ROWS_PER_CHUNK)
+    for spec in specs:
+        inner = (spec.width,) if spec.dimension else ()
+        group.create_array(
+            spec.name,
+            shape=(rows, *inner),
+            shards=(block_rows, *inner),
+            chunks=(chunk, *inner),
+            dtype=str if spec.dtype == "str" else spec.dtype,
+            fill_value=spec.fill,
+            # Embeddings are noise to a compressor, and uncompressed they can be mapped.
+            compressors=None if spec.name == "embedding" else zarr.codecs.ZstdCodec(level=1),  # type: ignore[attr-defined]
+            dimension_names=("row", spec.dimension) if spec.dimension else ("row",),
+            attributes={"role": spec.role, **spec.attributes},
+        )
+
+
+def write_block(path: Path, aside: Path, block: int, values: Mapping[str, NDArray[Any]]) -> dict[str, Shard]:
+    """Write the shards of one block, each whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        ``predictions.zarr``.
+    aside : Path
+        Folder on the same disk for unfinished files.
+    block : int
+        Its number: row `block` times the rows of a shard is its first.
+    values : mapping of str to array, shape (n, ...)
+        By array name; all arrays of the group, n rows each.
+
+    Returns
+    -------
+    dict of str to Shard
+        Size and checksum of each file, for the ledger.
+
+    Notes
+    -----
+    Bytes depend on `values` alone: the same block gives the same files.
+    """
+    import zarr
+
+    workplace = aside / uuid.uuid4().hex
+    shards = {}
+    try:
+        for name, rows in values.items():
+            (workplace / name).mkdir(parents=True)
+            shutil.copyfile(path / name / "zarr.json", workplace / name / "zarr.json")
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                array: Any = zarr.open_array(workplace / name, mode="r+")
+                start = block * array.shards[0]
+                array[start : start + len(rows)] = rows.astype(object) if rows.dtype.kind == "U" else rows
+            key = "/".join([str(block), *["0"] * (array.ndim - 1)])
+            shards[name] = _settle(workplace / name / "c" / key, path / name / "c" / key)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    return shards
+
+
+def read_rows(path: Path, start: int, stop: int, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Read a run of rows.
+
+    Parameters
+    ----------
+    path : Path
+        ``predictions.zarr``.
+    start, stop : int
+        Rows; `stop` is exclusive.
+    names : sequence of str, optional
+        Arrays; all of them by default.
+
+    Returns
+    -------
+    dict of str to array, shape (stop - start, ...)
+        Text as numpy str.
+    """
+    import zarr
+
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    wanted = sorted(group.array_keys()) if names is None else names
+    return {name: _plain(np.asarray(_array(group, name)[start:stop])) for name in wanted}
+
+
+def iterate(path: Path, names: Sequence[str] | None = None, rows: int = 65_536) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield all rows, at most `rows` at a time, as `read_rows` does."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    total = _array(group, "status").shape[0]
+    for start in range(0, total, rows):
+        yield read_rows(path, start, min(start + rows, total), names)
+
+
+def array_attributes(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the attributes of every array, by name, in the group's order of names."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    return {name: dict(_array(group, name).attrs) for name in sorted(group.array_keys())}
+
+
+def consolidate(path: Path) -> None:
+    """Copy all metadata into one file, so that opening takes one read."""
+    import zarr
+
+    with warnings.catch_warnings():
+        # Zarr says that other readers may not know it; they ignore it, and it is optional.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(path)
+
+
+def shard_file(path: Path, name: str, block: int) -> Path:
+    """Return the file that holds a block's rows of one array."""
+    two_dimensional = path / name / "c" / str(block) / "0"
+    return two_dimensional if two_dimensional.is_file() else path / name / "c" / str(block)
+
+
+def settle(aside: Path, place: Path) -> None:
+    """Flush a finished file to disk, then give it its name."""
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside.replace(place)
+    folder = os.open(place.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _settle(aside: Path, place: Path) -> Shard:
+    content = aside.read_bytes()
+    settle(aside, place)
+    return Shard(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _array(group: Any, name: str) -> Any:
+    return group[name]
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(str) if values.dtype.kind in "TO" else values

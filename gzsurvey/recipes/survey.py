@@ -1,0 +1,48 @@
+"""How a survey is classified: ``pipelines/survey.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from gzsurvey.recipes.base import Section, load
+from gzsurvey.resources import RECIPES, find
+
+
+class SurveyRecipe(Section):
+    """What `classify` needs to know besides model, targets and source."""
+
+    block_rows: Annotated[int, Field(ge=256, le=65_536, multiple_of=256)]
+    """Largest block; small jobs take smaller ones."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    """Galaxies given to the model at once."""
+    missing_limit: Annotated[float, Field(ge=0, le=1)]
+    """Share of missing pixels, in the worst band, above which a cutout is a miss (status 12)."""
+    retries: Annotated[int, Field(ge=0, le=20)]
+    """Times that a failed block is tried again in the same run."""
+    fault_limit: Annotated[float, Field(gt=0, le=1)]
+    """Share of a block's targets whose source may fail; above it, the block failed."""
+    preview_targets: Annotated[int, Field(ge=0, le=1024)]
+    """Random targets that `plan` looks at: picture, distance from training, speed."""
+    check_rows: Annotated[int, Field(ge=0, le=100_000)]
+    """Random rows kept as the model saw them, in ``checks/``."""
+
+
+def load_survey_recipe(name_or_path: str = "survey", overrides: Iterable[str] = ()) -> SurveyRecipe:
+    """Read a survey recipe.
+
+    Parameters
+    ----------
+    name_or_path : str
+        A shipped name or a YAML file.
+    overrides : iterable of str
+        ``key=value``, each replacing one value.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        No such recipe, or a mistake in it.
+    """
+    return load(find(RECIPES, name_or_path), SurveyRecipe, overrides)
