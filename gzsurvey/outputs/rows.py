@@ -1,0 +1,188 @@
+"""From what a RUN stores per row to what the catalogues say: pure functions of one block.
+
+Letters: N rows, A answers of the model, K classes, D features of the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gzsurvey.card import Card, ClassesHead, TrainingRange
+from gzsurvey.inference.outliers import embedding_distance
+from gzsurvey.outputs import columns as c
+from gzsurvey.outputs.columns import Layout, column_word
+from gzsurvey.status import Status
+from gzsurvey.votes.fractions import credible_interval, expected_fractions, leading_answer, proportion_asked
+
+Array = NDArray[Any]
+Rows = dict[str, Array]
+UNKNOWN = -1
+TRAINING_ORDER = 18
+"""HEALPix order of the card's training cells: 0.8 arcsec."""
+
+
+def catalogue_rows(block: Mapping[str, Array], layout: Layout) -> Rows:
+    """Compute every catalogue column of one block.
+
+    Parameters
+    ----------
+    block : mapping of str to array, shape (N, ...)
+        Arrays of ``predictions.zarr`` by name: ``id``, the names of `columns.ROW_COLUMNS`,
+        layers, kept columns, one per model output; ``r50`` (arcsec) and ``mag`` where known.
+    layout : Layout
+        Which columns are wanted. Those of `full` hold those of `catalogue`.
+
+    Returns
+    -------
+    dict of str to array, shape (N,)
+        By column name. NaN, blank or null where a row has no prediction.
+    """
+    predicted = np.asarray(block[c.STATUS.name]) == Status.PREDICTED
+    rows: Rows = {layout.stored.target_id.name: block["id"]}
+    stored = (*c.ROW_COLUMNS, *layout.stored.layers, *layout.stored.kept)
+    rows |= {column.name: block[column.name] for column in stored}
+    if layout.tree.questions:
+        answers = _where(predicted, block["concentration"])[:, layout.answers]
+        rows |= vote_rows(answers, layout)
+    for task in layout.tasks:
+        rows |= task_rows(_where(predicted, block[task.output]), task, layout.prevalence.get(task.task))
+    return rows | quality_rows(block, layout.card)
+
+
+def vote_rows(concentration: Array, layout: Layout) -> Rows:
+    """Columns of all questions of `layout`, from concentrations of its answers, float, shape (N, A)."""
+    tree = layout.tree
+    fractions = expected_fractions(concentration, tree)
+    asked = np.where(np.isfinite(concentration).all(axis=1)[:, np.newaxis], proportion_asked(fractions, tree), np.nan)
+    per_answer = {c.FRACTION: fractions}
+    if layout.flavour == "full":
+        lower, upper = credible_interval(concentration, tree)
+        per_answer |= {c.LOWER: lower, c.UPPER: upper, c.DIRICHLET: concentration}
+    rows: Rows = {}
+    for number, question in enumerate(tree.questions):
+        rows[layout.column_name(c.ASKED, question)] = asked[:, number]
+        rows[layout.column_name(c.LEADING, question)] = leading_answer(fractions, asked[:, number], question)
+        for column, answer in enumerate(question.answers, question.start):
+            rows |= {layout.column_name(p, question, answer): v[:, column] for p, v in per_answer.items()}
+    return rows
+
+
+def task_rows(scores: Array, head: ClassesHead, prevalence: Mapping[str, float] | None = None) -> Rows:
+    """Columns of one finetuned task.
+
+    Parameters
+    ----------
+    scores : float, shape (N, K)
+        The model's probabilities; NaN where there is no prediction.
+    head : ClassesHead
+        Names the classes and their balance among the labels.
+    prevalence : mapping of str to float, optional
+        Shares of the classes to expect in the survey.
+    """
+    words = [{"task": head.task, "class": column_word(name), "label": name} for name in head.classes]
+    corrected = np.full_like(scores, np.nan) if prevalence is None else at_prevalence(scores, head, prevalence)
+    known = np.isfinite(scores).all(axis=1)
+    best = np.asarray(head.classes)[np.argmax(np.nan_to_num(scores), axis=1)]
+    return {
+        **{c.SCORE.of(**w).name: scores[:, k] for k, w in enumerate(words)},
+        **{c.PROBABILITY.of(**w).name: corrected[:, k] for k, w in enumerate(words)},
+        c.TASK_LEADING.of(task=head.task).name: np.where(known, best, ""),
+    }
+
+
+def at_prevalence(scores: Array, head: ClassesHead, prevalence: Mapping[str, float]) -> Array:
+    """Turn probabilities at the labels' balance into ones at the survey's prevalence, shape (N, K)."""
+    weights = np.array([prevalence[name] / head.balance[name] for name in head.classes])
+    weighted = scores * weights
+    corrected: Array = weighted / weighted.sum(axis=1, keepdims=True)
+    return corrected
+
+
+def quality_rows(block: Mapping[str, Array], card: Card) -> Rows:
+    """How far a row lies from what the model was trained on."""
+    predicted = np.asarray(block[c.STATUS.name]) == Status.PREDICTED
+    distance = score = np.full(len(predicted), np.nan, dtype=np.float32)
+    if card.embedding_reference is not None:
+        embedding = _where(predicted, block["embedding"])
+        distance, score = embedding_distance(embedding, card.embedding_reference)
+    return {
+        c.OOD_DISTANCE.name: distance,
+        c.OOD_SCORE.name: score,
+        c.IN_TRAINING.name: in_training(np.asarray(block[c.HEALPIX.name]), card),
+        c.FAILS_CUTS.name: fails_training_cuts(block, card.training_ranges, len(predicted)),
+    }
+
+
+def in_training(healpix_29: NDArray[np.int64], card: Card) -> NDArray[np.int16]:
+    """Say which positions lie at a training galaxy.
+
+    Parameters
+    ----------
+    healpix_29 : int64, shape (N,)
+        NESTED cells of order 29; -1 without position.
+    card : Card
+        Holds the order-18 cells of training galaxies.
+
+    Returns
+    -------
+    int16, shape (N,)
+        1 in or beside the cell of a galaxy with votes, 2 of one without, 0 of neither, -1 unknown.
+    """
+    if card.training_cells is None:
+        return np.full(len(healpix_29), UNKNOWN, dtype=np.int16)
+    cells = healpix_29 >> 2 * (29 - TRAINING_ORDER)
+    voted = np.isin(cells, _with_neighbours(card.training_cells.get("voted", ())))
+    seen = np.isin(cells, _with_neighbours(card.training_cells.get("seen", ())))
+    found = np.select([healpix_29 < 0, voted, seen], [UNKNOWN, 1, 2], default=0)
+    return found.astype(np.int16)
+
+
+@lru_cache(maxsize=4)
+def _with_neighbours(cells: tuple[int, ...]) -> NDArray[np.int64]:
+    from cdshealpix.nested import neighbours
+
+    if not cells:
+        return np.zeros(0, dtype=np.int64)
+    found = np.unique(np.asarray(neighbours(np.asarray(cells, dtype=np.uint64), TRAINING_ORDER)).astype(np.int64))
+    return found[found >= 0]
+
+
+def fails_training_cuts(
+    block: Mapping[str, Array], ranges: Mapping[str, TrainingRange], n_rows: int
+) -> NDArray[np.int16]:
+    """Say which rows lie outside the training galaxies' sizes or magnitudes.
+
+    Parameters
+    ----------
+    block : mapping of str to array, shape (N,)
+        Holds some of the quantities of `ranges`.
+    ranges : mapping of str to TrainingRange
+        By quantity: ``r50`` (arcsec), ``mag``.
+    n_rows : int
+        N.
+
+    Returns
+    -------
+    int16, shape (N,)
+        1 outside any range, 0 inside all that are known, -1 where none is known.
+    """
+    known = np.zeros(n_rows, dtype=bool)
+    outside = np.zeros(n_rows, dtype=bool)
+    for quantity, limits in ranges.items():
+        if quantity in block:
+            values = np.asarray(block[quantity], dtype=np.float64)
+            known |= np.isfinite(values)
+            outside |= (values < limits.low) | (values > limits.high)
+    return np.where(known, outside, UNKNOWN).astype(np.int16)
+
+
+def _where(predicted: NDArray[np.bool_], values: Array) -> NDArray[np.float64]:
+    """Return float64, shape (N, ...), NaN where there is no prediction."""
+    out = np.array(values, dtype=np.float64)
+    out[~predicted] = np.nan
+    return out
