@@ -32,7 +32,10 @@ from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.votes.tree import DecisionTree
 
 ROWS_PER_CHUNK = 1024
-"""Galaxies per chunk file: 12 MB of 64-px images, 150 MB of 224-px ones."""
+"""Galaxies per chunk file, at most."""
+CHUNK_BYTES = 48 * 1024 * 1024
+"""Bytes of images per chunk file, at most: a build holds one, and 1.9 million 224-px images
+make 6,000 files."""
 
 GALAXY_COLUMNS = (
     "id",  # str, unique within its source
@@ -60,6 +63,13 @@ class StoreInfo(Section):
     recipe_sha256: str
     content_sha256: str
     """Of ids, votes, splits and image hashes, in row order: equal stores, equal value."""
+    rejected: int = 0
+    """Galaxies without a usable image; ``rejected.csv`` lists them."""
+    held_out: dict[str, int] = {}
+    """Galaxies left out because the recipe holds them out, by source."""
+    without_positions: tuple[str, ...] = ()
+    """Sources some of whose galaxies have no position: there, equal pixels alone tell that
+    two images show one galaxy."""
 
 
 class Store:
@@ -126,6 +136,35 @@ class Store:
             out[i] = self._chunk(chunk)[offset]
         return out
 
+    def vote_counts(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Copy votes out of the mapped chunks.
+
+        Parameters
+        ----------
+        rows : int, shape (n,)
+            Row numbers, in any order.
+
+        Returns
+        -------
+        int32, shape (n, A)
+            Zeros where a question was not asked.
+        """
+        out = np.empty((len(rows), self.votes.shape[1]), dtype=np.int32)
+        for i, row in enumerate(rows):
+            chunk, offset = divmod(int(row), self.votes.chunks[0])
+            out[i] = self._votes_chunk(chunk)[offset]
+        return out
+
+    def _votes_chunk(self, number: int) -> NDArray[np.int32]:
+        if number not in self._mapped_votes:
+            shape = (self.votes.chunks[0], self.votes.shape[1])
+            path = self.path / "store.zarr" / "votes" / "c" / str(number) / "0"
+            # A chunk without votes is not written by Zarr.
+            self._mapped_votes[number] = (
+                np.memmap(path, dtype=np.int32, mode="r", shape=shape) if path.exists() else np.zeros(shape, np.int32)
+            )
+        return self._mapped_votes[number]
+
     def _chunk(self, number: int) -> NDArray[np.uint8]:
         if number not in self._mapped:
             shape = (self.rows_per_chunk, *self.image_shape)
@@ -137,8 +176,17 @@ class Store:
         return self._mapped[number]
 
     @cached_property
+    def _mapped_votes(self) -> dict[int, NDArray[np.int32]]:
+        return {}
+
+    @cached_property
     def _mapped(self) -> dict[int, NDArray[np.uint8]]:
         return {}
+
+
+def rows_per_chunk(image_size: int) -> int:
+    """Galaxies per chunk file for images of `image_size` pixels a side."""
+    return max(1, min(ROWS_PER_CHUNK, CHUNK_BYTES // (3 * image_size**2)))
 
 
 def write_info(path: Path, info: StoreInfo) -> None:
