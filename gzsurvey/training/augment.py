@@ -1,0 +1,194 @@
+"""Views of galaxies: batched, on the device, each galaxy drawn independently.
+
+The order is: rotate, crop, resize (one resampling for the three of them), flip, change
+colours, turn grey. The draws come from a seed on the CPU, so that a view is a function of the
+seed alone, whatever the device and whatever else is in the batch.
+
+Letters: N galaxies, S pixels on a side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from gzsurvey.recipes.training import AugmentationRecipe
+
+_LUMA = (0.2989, 0.587, 0.114)
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance decided for each of N galaxies."""
+
+    angle: Tensor
+    """Radians, float32, shape (N,)."""
+    centre: Tensor
+    """Of the crop, as x and y from -1 to 1 across the image, float32, shape (N, 2)."""
+    half: Tensor
+    """Half the crop's width and height in the same units, float32, shape (N, 2)."""
+    flipped: Tensor
+    """Left-right and up-down, bool, shape (N, 2)."""
+    jittered: Tensor
+    """Bool, shape (N,)."""
+    factors: Tensor
+    """Brightness, contrast, saturation (1: unchanged) and hue (0: unchanged), float32, shape (N, 4)."""
+    order: Tensor
+    """In which order the four are applied, int64, shape (N, 4)."""
+    grey: Tensor
+    """Bool, shape (N,)."""
+
+    def __getitem__(self, rows: slice) -> Draws:
+        """Take the draws of some galaxies."""
+        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def draw(recipe: AugmentationRecipe, n: int, seed: int) -> Draws:
+    """Draw the views of `n` galaxies.
+
+    Parameters
+    ----------
+    recipe : AugmentationRecipe
+        Ranges and probabilities.
+    n : int
+        Galaxies.
+    seed : int
+        Equal seeds give equal draws.
+
+    Returns
+    -------
+    Draws
+        On the CPU.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.rand((n, 12), generator=generator)
+    width, height = _crop_size(recipe, u[:, 0], u[:, 1])
+    half = torch.stack([width, height], dim=1)
+    strengths = (recipe.brightness, recipe.contrast, recipe.saturation)
+    around_one = [1.0 + strength * (2.0 * u[:, 2 + i] - 1.0) for i, strength in enumerate(strengths)]
+    return Draws(
+        angle=math.radians(recipe.rotation_deg) * (2.0 * u[:, 5] - 1.0),
+        centre=(1.0 - half) * (2.0 * u[:, 6:8] - 1.0),
+        half=half,
+        flipped=u[:, 8:10] < recipe.flip,
+        jittered=u[:, 10] < recipe.jitter,
+        factors=torch.stack([*around_one, recipe.hue * (2.0 * torch.rand(n, generator=generator) - 1.0)], dim=1),
+        order=torch.rand((n, 4), generator=generator).argsort(dim=1),
+        grey=u[:, 11] < recipe.greyscale,
+    )
+
+
+def _crop_size(recipe: AugmentationRecipe, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Half width and half height: area uniform, aspect uniform in its logarithm, never over the edge."""
+    area = recipe.area[0] + (recipe.area[1] - recipe.area[0]) * u
+    low, high = (math.log(aspect) for aspect in recipe.aspect)
+    # An aspect that would cross the edge at this area is pulled back to the widest that fits.
+    aspect = torch.exp(low + (high - low) * v).clamp(min=area, max=1.0 / area)
+    return torch.sqrt(area * aspect), torch.sqrt(area / aspect)
+
+
+def augment(images: Tensor, draws: Draws) -> Tensor:
+    """Make one view of each image.
+
+    Parameters
+    ----------
+    images : float32, shape (N, 3, S, S)
+        Between 0 and 1.
+    draws : Draws
+        For N galaxies, on any device.
+
+    Returns
+    -------
+    float32, shape (N, 3, S, S)
+        Between 0 and 1; black where a view reaches beyond its image.
+    """
+    return change_colours(move(images, draws), draws)
+
+
+def move(images: Tensor, draws: Draws) -> Tensor:
+    """Rotate, crop and resize in one bilinear resampling, then flip.
+
+    A pixel ``(u, v)`` of the view, from -1 to 1, is taken from ``R(angle) (centre + half * (u, v))``
+    of the image. Flips then reorder pixels, so that a flipped view holds the same numbers.
+    """
+    size = draws.half
+    cos, sin = torch.cos(draws.angle), torch.sin(draws.angle)
+    x, y = draws.centre.unbind(dim=1)
+    theta = torch.stack(
+        [
+            torch.stack([cos * size[:, 0], -sin * size[:, 1], cos * x - sin * y], dim=1),
+            torch.stack([sin * size[:, 0], cos * size[:, 1], sin * x + cos * y], dim=1),
+        ],
+        dim=1,
+    )
+    grid = nn.functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    views = nn.functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    for axis, dim in enumerate((3, 2)):
+        flipped = draws.flipped[:, axis].to(images.device).view(-1, 1, 1, 1)
+        views = torch.where(flipped, views.flip(dim), views)
+    return views
+
+
+def change_colours(images: Tensor, draws: Draws) -> Tensor:
+    """Apply brightness, contrast, saturation and hue in each galaxy's order, then grey.
+
+    The four are defined as in torchvision's ``ColorJitter``.
+    """
+    out = images.clone()
+    for place in range(4):
+        for change in range(4):
+            rows = torch.nonzero(draws.jittered & (draws.order[:, place] == change)).flatten()
+            if len(rows):
+                factor = draws.factors[rows, change].to(images.device).view(-1, 1, 1, 1)
+                rows = rows.to(images.device)
+                out[rows] = _CHANGES[change](out[rows], factor)
+    rows = torch.nonzero(draws.grey).flatten().to(images.device)
+    out[rows] = _luma(out[rows]).expand(-1, 3, -1, -1)
+    return out
+
+
+def _luma(images: Tensor) -> Tensor:
+    red, green, blue = images.unbind(dim=1)
+    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    return (factor * images + (1.0 - factor) * other).clamp(0.0, 1.0)
+
+
+def _brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * factor).clamp(0.0, 1.0)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    return _blend(images, _luma(images).mean(dim=(1, 2, 3), keepdim=True), factor)
+
+
+def _saturation(images: Tensor, factor: Tensor) -> Tensor:
+    return _blend(images, _luma(images), factor)
+
+
+def _hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the colour circle by a share of it, in HSV."""
+    value, _ = images.max(dim=1, keepdim=True)
+    least, _ = images.min(dim=1, keepdim=True)
+    chroma = value - least
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    sector = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+    )
+    turned = sector + 6.0 * shift
+    # Each plane is value - chroma * clamp(min(k, 4 - k), 0, 1) with k its distance on the circle, in sectors.
+    start = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    k = torch.remainder(start + turned, 6.0)
+    return value - chroma * torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
+
+
+_CHANGES = {_BRIGHTNESS: _brightness, _CONTRAST: _contrast, _SATURATION: _saturation, _HUE: _hue}

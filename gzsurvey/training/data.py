@@ -1,0 +1,151 @@
+"""Batches out of a store: a pure function of seed and step, read ahead in the background.
+
+Letters: N galaxies, A answers, S pixels on a side.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gzsurvey.dataset.store import Store
+
+READ_AHEAD = 3
+"""Batches that wait in memory."""
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some galaxies, as they lie in the store."""
+
+    step: int
+    images: Tensor
+    """uint8, shape (N, S, S, 3)."""
+    votes: Tensor
+    """int32, shape (N, A)."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Move to `device`, without waiting where memory is pinned."""
+        return Batch(self.step, self.images.to(device, non_blocking=True), self.votes.to(device, non_blocking=True))
+
+
+def as_input(images: Tensor) -> Tensor:
+    """Turn stored images (N, S, S, 3) uint8 into network input (N, 3, S, S) float32 from 0 to 1.
+
+    In channels-last memory order, which is how the store has them.
+    """
+    return images.permute(0, 3, 1, 2).float().div_(255.0)
+
+
+class Order:
+    """Which galaxies come at which step: every epoch its own permutation.
+
+    Parameters
+    ----------
+    rows : int64, shape (n,)
+        Rows of the store to be visited.
+    batch_size : int
+        Galaxies per step; all of them where there are fewer. What does not fill a batch is
+        left out until the next epoch draws again.
+    seed : int
+        Of the permutations.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+        self.batch_size = min(batch_size, len(rows))
+        self.steps_per_epoch = len(rows) // self.batch_size
+        self._epoch = -1
+        self._permutation: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def at(self, step: int) -> NDArray[np.int64]:
+        """Rows of one step, int64, shape (batch_size,): the same whenever it is asked."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+            self._epoch = epoch
+        start = place * self.batch_size
+        return self.rows[self._permutation[start : start + self.batch_size]]
+
+
+def batches(store: Store, order: Order, steps: range, pinned: bool = False) -> Iterator[Batch]:
+    """Yield the batches of `steps`, reading ahead in a thread.
+
+    Parameters
+    ----------
+    store : Store
+        Where images and votes lie.
+    order : Order
+        Which rows at which step.
+    steps : range
+        Steps to yield.
+    pinned : bool
+        Put them in page-locked memory, from which a GPU copies without waiting.
+    """
+    return read_ahead(_read(store, order, steps, pinned))
+
+
+def _read(store: Store, order: Order, steps: range, pinned: bool) -> Iterator[Batch]:
+    for step in steps:
+        rows = order.at(step)
+        images, votes = torch.from_numpy(store.images(rows)), torch.from_numpy(store.vote_counts(rows))
+        yield Batch(step, images.pin_memory(), votes.pin_memory()) if pinned else Batch(step, images, votes)
+
+
+def read_ahead(items: Iterable[Item], depth: int = READ_AHEAD) -> Iterator[Item]:
+    """Yield `items`, taken from their source by a thread that is up to `depth` items ahead.
+
+    An error of the source is raised where its item would have come. The thread ends when the
+    consumer stops.
+    """
+    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[Item | None, BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 (handed to the consumer, who raises it)
+            put((None, error))
+        else:
+            put((None, StopIteration()))
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            assert item is not None
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def labelled_rows(store: Store, rows: NDArray[np.int64], at_a_time: int = 65536) -> NDArray[np.int64]:
+    """Return those of `rows` whose galaxies have any vote, int64, in the same order."""
+    parts = [rows[start : start + at_a_time] for start in range(0, len(rows), at_a_time)]
+    kept = [part[store.vote_counts(part).any(axis=1)] for part in parts]
+    return np.concatenate(kept) if kept else rows

@@ -1,0 +1,190 @@
+"""What every training has around it: device, OUT, interruption, schedules, its log."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+
+from gzsurvey.errors import OutputConflict, TrainingError
+from gzsurvey.model.checkpoint import write_aside
+from gzsurvey.recipes.training import OptimiserRecipe
+
+JOB, LOG = "job.json", "metrics.jsonl"
+
+
+def choose_device(text: str) -> torch.device:
+    """Return the device that ``--device`` names.
+
+    Raises
+    ------
+    gzsurvey.errors.TrainingError
+        ``cuda`` where torch finds no GPU.
+    """
+    usable = torch.cuda.is_available()
+    if text == "cuda" and not usable:
+        raise TrainingError("--device cuda: torch finds no GPU here; see 'gzsurvey doctor', or use --device auto")
+    return torch.device("cuda" if usable and text != "cpu" else "cpu")
+
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
+
+
+def on_device(module: ModuleT, device: torch.device) -> ModuleT:
+    """Move a network to `device`, its filters in channels-last order: faster on CPUs and GPUs."""
+    module.to(device)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
+
+def claim(out: Path, job: dict[str, Any]) -> bool:
+    """Make OUT, or check that it was made for the same job.
+
+    Parameters
+    ----------
+    out : Path
+        OUT.
+    job : dict
+        Plain values that say what is trained on what.
+
+    Returns
+    -------
+    bool
+        Whether the job is finished already.
+
+    Raises
+    ------
+    gzsurvey.errors.OutputConflict
+        OUT belongs to another job; names what differs.
+    """
+    path = out / JOB
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_aside(path, _job_file(job, finished=False))
+        return False
+    made = json.loads(path.read_text())
+    differences = list(_differences(made["job"], json.loads(json.dumps(job))))
+    if differences:
+        raise OutputConflict(out, differences)
+    return bool(made["finished"])
+
+
+def finish(out: Path, job: dict[str, Any]) -> None:
+    """Mark OUT as finished."""
+    write_aside(out / JOB, _job_file(job, finished=True))
+
+
+def _job_file(job: dict[str, Any], finished: bool) -> bytes:
+    return json.dumps({"finished": finished, "job": job}, indent=1).encode()
+
+
+def _differences(was: Any, now: Any, key: str = "") -> Iterator[str]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*was, *now]):
+            yield from _differences(was.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif was != now:
+        yield f"{key} was {was}, now {now}"
+
+
+class Interruption:
+    """Whether the user or the batch system asked to stop; looked at between steps."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, _signal: int, _frame: FrameType | None) -> None:
+        """Remember the first request; obey a second one at once."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turn Ctrl-C and SIGTERM into a request that is obeyed between two steps."""
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = {number: signal.signal(number, interruption.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make_optimiser(recipe: OptimiserRecipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimiser of `recipe`; each group may hold a ``scale`` of the learning rate."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.kind]
+    return kind(
+        [{"scale": 1.0} | group for group in groups],
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(recipe: OptimiserRecipe, step: int, total: int) -> float:
+    """Learning rate at `step` of `total`."""
+    rate = recipe.learning_rate
+    if recipe.warmup_steps:
+        rate *= min((step + 1) / recipe.warmup_steps, 1.0)
+    if recipe.schedule == "cosine":
+        rate *= (1.0 + math.cos(math.pi * min(step / max(total, 1), 1.0))) / 2.0
+    return rate
+
+
+def take_step(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer, loss: torch.Tensor, recipe: OptimiserRecipe
+) -> bool:
+    """Go one step down the gradient of `loss`, unless loss or gradient are not finite.
+
+    Returns
+    -------
+    bool
+        Whether the step was taken.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    if not torch.isfinite(loss):
+        return False
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not torch.isfinite(norm):
+        return False
+    if recipe.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
+    optimiser.step()
+    return True
+
+
+def append_log(out: Path, record: dict[str, Any]) -> None:
+    """Add one line to ``metrics.jsonl``."""
+    with (out / LOG).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """Return the records of ``metrics.jsonl``; a line that was cut short is left out."""
+    path = out / LOG
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        if line.endswith("}"):
+            records.append(json.loads(line))
+    return records
+
+
+def rewind_log(out: Path, step: int) -> None:
+    """Forget records of steps that are done again."""
+    kept = [record for record in read_log(out) if record["step"] <= step]
+    write_aside(out / LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())

@@ -1,0 +1,93 @@
+"""What a stopped training needs to go on as if it had never stopped.
+
+Batches, views and dropout are functions of seed and step, so no random state is kept: the
+weights of all networks, their buffers, the optimiser's moments and a few counters are all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from gzsurvey.errors import RecipeError
+from gzsurvey.model.checkpoint import load_weights, read_tensors, save_tensors, write_aside
+from gzsurvey.recipes.base import Section
+
+FILE = "last-training.safetensors"
+_KEY = "gzsurvey.progress"
+_MODEL, _OPTIMISER = "model.", "optimiser."
+
+
+class TrainingProgress(Section):
+    """How far a training is."""
+
+    step: int = 0
+    """Steps finished."""
+    best: float | None = None
+    """Lowest validation loss so far."""
+    stale: int = 0
+    """Epochs since then."""
+    skipped: int = 0
+    """Batches whose loss or gradient was not finite."""
+    skipped_in_row: int = 0
+    sums: dict[str, float] = {}
+    """Sums over the steps of the epoch so far."""
+
+
+def save_state(out: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: TrainingProgress) -> None:
+    """Write the one file from which training resumes."""
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in _trained(model):
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"{_OPTIMISER}{name}.{key}"] = torch.as_tensor(value)
+    write_aside(out / FILE, save_tensors(tensors, {_KEY: progress.model_dump_json()}))
+
+
+def load_state(out: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> TrainingProgress:
+    """Put a saved state back into `model` and `optimiser`.
+
+    Returns
+    -------
+    TrainingProgress
+        A fresh one if nothing was saved yet.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        The file is damaged.
+    """
+    path = out / FILE
+    if not path.is_file():
+        return TrainingProgress()
+    progress = _read_progress(path)
+    tensors = read_tensors(path)
+    load_weights(model, {n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)}, path)
+    for name, parameter in _trained(model):
+        prefix = f"{_OPTIMISER}{name}."
+        saved = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        if saved:
+            optimiser.state[parameter] = {key: _like(parameter, value) for key, value in saved.items()}
+    return progress
+
+
+def _trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    """Lay a moment out in memory as its parameter: fused optimisers walk both in step."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, memory_format=torch.preserve_format).detach().copy_(value)
+
+
+def _read_progress(path: Path) -> TrainingProgress:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return TrainingProgress.model_validate(json.loads((file.metadata() or {})[_KEY]))
+    except (SafetensorError, OSError, KeyError, ValidationError) as error:
+        raise RecipeError(str(path), f"is damaged ({' '.join(str(error).split())[:100]}); remove it") from None
