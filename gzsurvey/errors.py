@@ -8,6 +8,7 @@
     ├── SourceError          a source of pixels can never work (no WCS, missing band): refuse at plan time
     ├── CardMismatch         the model does not fit this survey: refuse
     ├── OutputConflict       OUT or RUN was made from other inputs: refuse, show the difference
+    ├── ClusterError         workers cannot be reached, or cannot do the work: the run can be repeated
     ├── TrainingError        training cannot go on (no finite loss, collapse, no labels)
     ├── ExportError          the ONNX file does not agree with the checkpoint: keep nothing
     ├── DemoFailed           the demo's own checks failed
@@ -130,6 +131,25 @@ class OutputConflict(GZSurveyError):
 
     def __str__(self) -> str:
         return f"{self.out} was made from other inputs: {'; '.join(self.differences)}. Choose another directory."
+
+
+class ClusterError(GZSurveyError):
+    """The workers of a run cannot be reached, or cannot do the work.
+
+    Parameters
+    ----------
+    cluster : str
+        Its address or profile.
+    problem : str
+        What is wrong, and what to do.
+    """
+
+    def __init__(self, cluster: str, problem: str) -> None:
+        super().__init__(cluster, problem)
+        self.cluster, self.problem = cluster, problem
+
+    def __str__(self) -> str:
+        return f"{self.cluster}: {self.problem}"
 
 
 class TrainingError(GZSurveyError):

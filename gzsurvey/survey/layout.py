@@ -1,0 +1,97 @@
+"""Which arrays a run has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gzsurvey.card import Card, ClassesHead, VotesHead
+from gzsurvey.errors import TableError
+from gzsurvey.outputs.columns import ROW_COLUMNS, TARGET_ID, Column, layer_column
+from gzsurvey.outputs.zarr import ArraySpec, spec_of
+from gzsurvey.sky.tables import ColumnInfo
+from gzsurvey.sky.targets import Targets
+
+REASON = Column("reason", "A", ucd="meta.note", description="Why there is no prediction")
+R50 = Column("r50", "E", 1, "arcsec", "phys.angSize;src", "Half-light radius that set the cutout's width")
+
+
+def array_specs(card: Card, targets: Targets, layers: Sequence[str] = ()) -> tuple[ArraySpec, ...]:
+    """Return the arrays of ``predictions.zarr``, in order.
+
+    Parameters
+    ----------
+    card : Card
+        Says which outputs the model has.
+    targets : Targets
+        Say which columns are kept, and whether ids are numbers.
+    layers : sequence of str
+        What the sources sample at each target.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        A kept column has the name of another array.
+    """
+    specs = [replace(spec_of(TARGET_ID, "id", _dtype(targets.id)), name="id")]
+    specs += [spec_of(column, "row") for column in (*ROW_COLUMNS, REASON)]
+    specs += [spec_of(layer_column(name), "layer") for name in layers]
+    if targets.r50_arcsec is not None and R50.name not in targets.kept:
+        specs.append(spec_of(R50, "size"))
+    specs += [_output(card, name, width) for name, width in card.outputs.items()]
+    taken = {spec.name.lower() for spec in specs}
+    for info in targets.kept_columns:
+        if info.name.lower() in taken:
+            raise TableError("--keep", f"{info.name!r} is the name of a result; rename it in the targets")
+        specs.append(_kept(info, targets.kept[info.name]))
+    return tuple(specs)
+
+
+def group_attributes(card: Card, model_sha256: str, campaigns: Sequence[str]) -> dict[str, Any]:
+    """Return what ``predictions.zarr`` says of itself; no dates, so that equal runs are equal files."""
+    from gzsurvey import __version__
+
+    return {
+        "title": "Galaxy morphology by gzsurvey",
+        "model": card.name,
+        "model_sha256": model_sha256,
+        "campaigns": list(card.votes.tree.campaigns) if card.votes else [],
+        "default_campaigns": list(campaigns),
+        "row_order": "HEALPix NESTED order 29, ties by id; row i is row i of the catalogue",
+        "frame": "ICRS",
+        "simulated_training": card.simulated,
+        "gzsurvey_version": __version__,
+    }
+
+
+def _output(card: Card, name: str, width: int) -> ArraySpec:
+    if name == "embedding":
+        about = {"long_name": "Embedding of the galaxy's picture", "ucd": "src.morph.param;meta.modelled"}
+        return ArraySpec(name, "float16", "output", "feature", width, about)
+    head = next(head for head in card.heads if head.output == name)
+    if isinstance(head, VotesHead):
+        about = {"long_name": "Dirichlet concentration of volunteers' votes", "ucd": "stat.fit.param;src.morph.type"}
+        answers = [f"{q.name}_{answer}" for q in head.tree.questions for answer in q.answers]
+        return ArraySpec(name, "float32", "output", "answer", width, about | {"answers": answers})
+    if isinstance(head, ClassesHead):
+        about = {"long_name": f"Probability of the classes of {head.task}", "ucd": "stat.probability;src.morph.type"}
+        dimension = f"{head.task}_class"
+        return ArraySpec(name, "float32", "output", dimension, width, about | {"classes": list(head.classes)})
+    raise AssertionError(f"output {name} belongs to no head")
+
+
+def _kept(info: ColumnInfo, values: NDArray[Any]) -> ArraySpec:
+    if values.ndim != 1:
+        raise TableError("--keep", f"{info.name!r} holds arrays; only plain columns are kept")
+    about: Mapping[str, Any] = {
+        "units": info.unit, "ucd": info.ucd, "long_name": info.description, "null": info.null,
+    }  # fmt: skip
+    known = {key: value for key, value in about.items() if value not in ("", None)}
+    return ArraySpec(info.name, _dtype(values), "kept", attributes=known)
+
+
+def _dtype(values: NDArray[Any]) -> str:
+    return "str" if values.dtype.kind == "U" else str(values.dtype)

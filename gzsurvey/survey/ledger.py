@@ -1,0 +1,169 @@
+"""The ledger: one entry per block, the only truth about what a run has finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from gzsurvey.errors import OutputConflict
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.zarr import settle, shard_file
+from gzsurvey.recipes.base import Section
+from gzsurvey.survey.record import RunRecord
+
+
+class ShardRecord(Section):
+    """One file of a block."""
+
+    bytes: int
+    sha256: str
+
+
+class LedgerEntry(Section):
+    """What became of one block."""
+
+    block: int
+    state: Literal["done", "failed"]
+    rows: int
+    statuses: dict[int, int] = {}
+    """Targets by status code."""
+    shards: dict[str, ShardRecord] = {}
+    """By array name."""
+    seconds: float
+    provider: str = ""
+    """What the model really ran on."""
+    versions: dict[str, str] = {}
+    host: str = ""
+    cause: str = ""
+    """Why it failed."""
+    attempts: int = 1
+    finished: str
+    """ISO 8601, UTC."""
+
+
+def write_entry(run: Path, entry: LedgerEntry) -> None:
+    """Write one entry; a failure never replaces a finished block."""
+    paths = RunPaths(run)
+    place = paths.ledger_entry(entry.block)
+    earlier = _read(place)
+    if entry.state == "failed" and earlier is not None and earlier.state == "done":
+        return
+    aside = paths.aside / f"ledger-{uuid.uuid4().hex}"
+    paths.aside.mkdir(parents=True, exist_ok=True)
+    aside.write_text(json.dumps(json.loads(entry.model_dump_json())), encoding="utf-8")
+    settle(aside, place)
+
+
+def remove_entry(run: Path, block: int) -> None:
+    """Declare a block unfinished, before its files are replaced."""
+    RunPaths(run).ledger_entry(block).unlink(missing_ok=True)
+
+
+def read_entries(run: Path) -> dict[int, LedgerEntry]:
+    """Return every readable entry by block; a damaged one counts as none."""
+    entries = (_read(path) for path in sorted(RunPaths(run).ledger.glob("block-*.json")))
+    return {entry.block: entry for entry in entries if entry is not None}
+
+
+def finished(run: Path, record: RunRecord) -> dict[int, LedgerEntry]:
+    """Return the entries of finished blocks whose files have the size on record."""
+    folder = RunPaths(run).zarr
+    return {
+        number: entry
+        for number, entry in read_entries(run).items()
+        if entry.state == "done" and number < record.n_blocks and _files_are_there(folder, entry)
+    }
+
+
+def finished_block(run: Path, block: int) -> LedgerEntry | None:
+    """Return the entry of one finished block whose files have the size on record."""
+    entry = _read(RunPaths(run).ledger_entry(block))
+    there = entry is not None and entry.state == "done" and _files_are_there(RunPaths(run).zarr, entry)
+    return entry if there else None
+
+
+def pending(record: RunRecord, done: Mapping[int, LedgerEntry], retry: Collection[int] = ()) -> tuple[int, ...]:
+    """Return the blocks still to be worked on, in order.
+
+    Parameters
+    ----------
+    record : RunRecord
+        The plan.
+    done : mapping of int to LedgerEntry
+        From `finished`.
+    retry : collection of int
+        Statuses whose targets are tried again: their blocks are pending too.
+    """
+    wanted = set(retry)
+    return tuple(
+        number
+        for number in range(record.n_blocks)
+        if number not in done or any(done[number].statuses.get(status) for status in wanted)
+    )
+
+
+def clean(run: Path) -> None:
+    """Remove what an interrupted run left half-written."""
+    shutil.rmtree(RunPaths(run).aside, ignore_errors=True)
+    RunPaths(run).aside.mkdir(parents=True, exist_ok=True)
+    RunPaths(run).ledger.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a RUN; the lock dies with its process.
+
+    Raises
+    ------
+    gzsurvey.errors.OutputConflict
+        Another process holds it.
+    """
+    path = RunPaths(run).lock
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise OutputConflict(run, [f"process {file.read().strip() or '?'} is working on it now"]) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def is_alive(run: Path) -> bool:
+    """Tell whether a process works on this RUN now."""
+    path = RunPaths(run).lock
+    if not path.exists():
+        return False
+    with path.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _read(path: Path) -> LedgerEntry | None:
+    try:
+        return LedgerEntry.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None
+
+
+def _files_are_there(folder: Path, entry: LedgerEntry) -> bool:
+    try:
+        return all(
+            shard_file(folder, name, entry.block).stat().st_size == shard.bytes for name, shard in entry.shards.items()
+        )
+    except OSError:
+        return False

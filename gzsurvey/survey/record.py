@@ -1,0 +1,159 @@
+"""``run.json``: what `plan` decided, and what every worker reads."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.errors import OutputConflict, RecipeError
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.zarr import settle
+from gzsurvey.recipes.base import Section
+from gzsurvey.recipes.survey import SurveyRecipe
+from gzsurvey.sky.blocks import Block, blocks, count
+
+
+class SourceRecord(Section):
+    """One source of a run."""
+
+    text: str
+    bands: tuple[str, ...] | None
+    zeropoints: tuple[float | str, ...] | None
+    mask: str | None = None
+    mask_bits: int = -1
+    index: str | None = None
+    """File name of its index in RUN."""
+
+    @property
+    def spec(self) -> SourceSpec:
+        """The SOURCE as `cutouts` takes it."""
+        return SourceSpec(self.text, self.bands, self.zeropoints, self.mask, self.mask_bits)
+
+
+class CutRecord(Section):
+    """How many targets one cut left."""
+
+    name: str
+    before: int
+    after: int
+
+
+class ColumnRecord(Section):
+    """A column of the targets, as the targets' file describes it."""
+
+    name: str
+    unit: str = ""
+    ucd: str = ""
+    description: str = ""
+    null: int | None = None
+
+
+class RunRecord(Section):
+    """A planned run."""
+
+    format_version: int = 1
+    inputs: dict[str, Any]
+    """What makes two plans the same; flat, so that differences can be named."""
+    model_sha256: str
+    targets: str
+    targets_sha256: dict[str, str]
+    """By file name."""
+    sources: tuple[SourceRecord, ...]
+    recipe: SurveyRecipe
+    batch_size: int
+    provider: str
+    rows: int
+    block_rows: int
+    has_positions: bool
+    id_column: ColumnRecord
+    kept: tuple[ColumnRecord, ...]
+    footprint: str | None = None
+    exclude: str | None = None
+    select: str | None = None
+    campaigns: tuple[str, ...] = ()
+    cuts: tuple[CutRecord, ...]
+    notes: tuple[str, ...] = ()
+    estimate: dict[str, float] = {}
+    versions: dict[str, str] = {}
+    created: str
+    """ISO 8601, UTC."""
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks the run has."""
+        return count(self.rows, self.block_rows)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every block, in order."""
+        return tuple(blocks(self.rows, self.block_rows))
+
+    @property
+    def check_rows(self) -> frozenset[int]:
+        """Random rows that are kept as the model saw them; the same in every plan of this length."""
+        import numpy as np
+
+        wanted = min(self.recipe.check_rows, self.rows)
+        return frozenset(np.random.default_rng(self.rows).choice(self.rows, wanted, replace=False).tolist())
+
+
+def read_record(run: Path) -> RunRecord:
+    """Read what was planned.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        The directory is no planned RUN, or its plan is damaged.
+    """
+    path = RunPaths(run).plan
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecipeError(str(run), "is no RUN; make one with 'gzsurvey plan' or 'gzsurvey classify'") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise RecipeError(str(path), f"is damaged ({where}: {problem['msg']}); plan again elsewhere") from None
+
+
+@functools.lru_cache(maxsize=2)
+def cached_record(run: Path, _modified_ns: int) -> RunRecord:
+    """Read what was planned, once per process and plan."""
+    return read_record(run)
+
+
+def write_record(run: Path, record: RunRecord) -> None:
+    """Write ``run.json``, which makes the directory a RUN."""
+    paths = RunPaths(run)
+    paths.aside.mkdir(parents=True, exist_ok=True)
+    aside = paths.aside / "run.json"
+    aside.write_text(json.dumps(json.loads(record.model_dump_json()), indent=1), encoding="utf-8")
+    settle(aside, paths.plan)
+
+
+def check_same(run: Path, earlier: RunRecord, inputs: dict[str, Any]) -> None:
+    """Refuse to go on with a RUN that was planned from other inputs.
+
+    Raises
+    ------
+    gzsurvey.errors.OutputConflict
+        Says what was and what is now.
+    """
+    now = json.loads(json.dumps(inputs))
+    differences = [
+        f"{key} was {_short(earlier.inputs.get(key))}, now {_short(now.get(key))}"
+        for key in dict.fromkeys([*earlier.inputs, *now])
+        if earlier.inputs.get(key) != now.get(key)
+    ]
+    if differences:
+        raise OutputConflict(run, differences)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else f"{text[:40]}…{text[-16:]}"

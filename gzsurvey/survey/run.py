@@ -1,0 +1,139 @@
+"""A run: every pending block, handed out a few at a time."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Collection, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gzsurvey.errors import RecipeError, RunIncomplete
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.progress import Progress
+from gzsurvey.recipes.cluster import ClusterProfile
+from gzsurvey.status import Status
+from gzsurvey.survey import ledger
+from gzsurvey.survey.cluster import Pool, open_pool
+from gzsurvey.survey.record import RunRecord, read_record
+from gzsurvey.survey.status import Summary, summarise
+from gzsurvey.survey.worker import BlockSummary, BlockTask, process
+
+LOOK_SECONDS = 5.0
+"""Between looks at a cluster that says nothing."""
+
+
+def run(run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = ()) -> Summary:
+    """Process every pending block of a RUN.
+
+    Safe to repeat: blocks in the ledger are not done again, whatever ended the last attempt.
+
+    Parameters
+    ----------
+    run_dir : Path
+        A planned RUN.
+    cluster : ClusterProfile
+        Where to work.
+    retry : collection of int
+        Statuses whose targets are tried again.
+
+    Raises
+    ------
+    gzsurvey.errors.RunIncomplete
+        Blocks failed; the rest is safe.
+    gzsurvey.errors.OutputConflict
+        Another process works on this RUN.
+    gzsurvey.errors.ClusterError
+        The workers cannot be reached.
+    """
+    record = read_record(run_dir)
+    statuses = _retry_statuses(retry)
+    with ledger.locked(run_dir):
+        ledger.clean(run_dir)
+        done = ledger.finished(run_dir, record)
+        todo = ledger.pending(record, done, statuses)
+        if todo:
+            session = _Session(run_dir, record, statuses, cluster.threads)
+            with open_pool(cluster, run_dir) as pool:
+                session.work_through(todo, pool)
+    summary = replace(summarise(run_dir, record, already_finished=record.n_blocks - len(todo)), alive=False)
+    if summary.unfinished:
+        raise RunIncomplete(run_dir, summary.unfinished, summary.blocks, summary.cause)
+    return summary
+
+
+def _retry_statuses(retry: Collection[int]) -> tuple[int, ...]:
+    known = {int(status) for status in Status} - {Status.PREDICTED}
+    for value in retry:
+        if value not in known:
+            raise RecipeError("--retry", f"{value} is no status of a miss; they are {sorted(known)}")
+    return tuple(sorted(set(retry)))
+
+
+@dataclass
+class _Session:
+    """One call of `run`."""
+
+    run_dir: Path
+    record: RunRecord
+    retry: tuple[int, ...]
+    threads: int
+
+    def work_through(self, todo: Iterable[int], pool: Pool) -> None:
+        """Hand out blocks, never more than the pool's window, and note what comes back."""
+        where = str(self.run_dir.resolve())
+        waiting = deque(BlockTask(where, block, self.retry, self.threads) for block in todo)
+        blocks = self.record.blocks
+        progress = Progress("classify", sum(blocks[task.block].rows for task in waiting), "galaxies")
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        active: dict[Future[BlockSummary], BlockTask] = {}
+        failures = 0
+        while waiting or active:
+            while waiting and len(active) < pool.window:
+                task = waiting.popleft()
+                active[pool.executor.submit(process, task)] = task
+            finished, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            pool.check()
+            for future in finished:
+                task = active.pop(future)
+                summary = self._outcome(future, task)
+                self._note(summary, started)
+                if summary.cause and task.attempt <= self.record.recipe.retries:
+                    waiting.append(replace(task, attempt=task.attempt + 1))
+                    continue
+                failures += bool(summary.cause)
+                progress.advance(blocks[task.block].rows, f"{failures} blocks failed" if failures else "")
+        progress.finish()
+
+    def _outcome(self, future: Future[BlockSummary], task: BlockTask) -> BlockSummary:
+        """Return what the worker said, or record that the worker died."""
+        error = future.exception()
+        if error is None:
+            return future.result()
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        ledger.write_entry(
+            self.run_dir,
+            ledger.LedgerEntry(
+                block=task.block, state="failed", rows=0, seconds=0, cause=cause, attempts=task.attempt,
+                finished=finished,
+            ),
+        )  # fmt: skip
+        return BlockSummary(task.block, 0, {}, 0.0, cause)
+
+    def _note(self, summary: BlockSummary, session: str) -> None:
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "session": session,
+            "block": summary.block,
+            "rows": summary.rows,
+            "seconds": summary.seconds,
+            "statuses": summary.statuses,
+            "host": summary.host,
+            "provider": summary.provider,
+            "cause": summary.cause,
+        }
+        with RunPaths(self.run_dir).metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,84 @@
+"""``targets.parquet``: the targets of a run in catalogue order, one row group per block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.zarr import settle
+from gzsurvey.sky.targets import Targets
+
+KEPT = "keep:"
+"""Prefix of kept columns, so that they never meet ours."""
+Columns = dict[str, NDArray[Any]]
+
+
+def write_targets(run: Path, targets: Targets, cutout_width: NDArray[np.float64], block_rows: int) -> None:
+    """Write the targets of a run.
+
+    Parameters
+    ----------
+    run : Path
+        The RUN.
+    targets : Targets
+        In catalogue order.
+    cutout_width : float64, shape (N,)
+        Field of view shown to the model, arcsec; NaN for ready images.
+    block_rows : int
+        Rows of a row group.
+    """
+    columns: Columns = {
+        "id": targets.id,
+        "ra": targets.ra_deg,
+        "dec": targets.dec_deg,
+        "healpix_29": targets.healpix_29,
+        "cutout_width": cutout_width,
+    }
+    columns |= {} if targets.r50_arcsec is None else {"r50": targets.r50_arcsec}
+    columns |= {} if targets.image is None else {"image": targets.image}
+    columns |= {f"{KEPT}{name}": values for name, values in targets.kept.items()}
+    paths = RunPaths(run)
+    paths.aside.mkdir(parents=True, exist_ok=True)
+    aside = paths.aside / "targets.parquet"
+    pq.write_table(pa.table(columns), aside, row_group_size=block_rows, compression="zstd")
+    settle(aside, paths.targets)
+
+
+def read_block_targets(run: Path, block: int, names: Sequence[str] | None = None) -> Columns:
+    """Read the targets of one block.
+
+    Parameters
+    ----------
+    run : Path
+        The RUN.
+    block : int
+        Its number.
+    names : sequence of str, optional
+        Columns; all of them by default.
+
+    Returns
+    -------
+    dict of str to array, shape (n,)
+        ``id`` (int64 or str), ``ra``, ``dec`` (deg), ``healpix_29``, ``cutout_width``, ``r50`` (arcsec)
+        and ``image`` where there are such, ``keep:NAME`` for kept columns.
+    """
+    with pq.ParquetFile(RunPaths(run).targets) as file:
+        table = file.read_row_group(block, columns=None if names is None else list(names))
+    return {name: _plain(table.column(name)) for name in table.column_names}
+
+
+def target_columns(run: Path) -> list[str]:
+    """Return the names of the columns that `read_block_targets` gives."""
+    return [str(name) for name in pq.read_schema(RunPaths(run).targets).names]
+
+
+def _plain(column: Any) -> NDArray[Any]:
+    values = column.to_numpy(zero_copy_only=False)
+    return np.array(values, dtype=str) if values.dtype.kind == "O" else np.asarray(values)
