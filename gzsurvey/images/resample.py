@@ -53,6 +53,11 @@ class Affine:
     yy: float
 
     @property
+    def area_px(self) -> float:
+        """Native pixels per pixel of the frame."""
+        return abs(self.xx * self.yy - self.xy * self.yx)
+
+    @property
     def transposed(self) -> Affine:
         """The same map for an image whose rows and columns are exchanged."""
         return Affine(self.row, self.column, self.yx, self.yy, self.xx, self.xy)
@@ -177,7 +182,8 @@ def _box_weights(centres: NDArray[np.float64], width_px: float, length: int) -> 
     width = max(abs(width_px), 1.0)
     edges = np.arange(length) - centres[:, None]
     overlap = np.minimum(edges + 0.5, width / 2) - np.maximum(edges - 0.5, -width / 2)
-    return (np.maximum(overlap, 0) / width).astype(np.float32)
+    weights: NDArray[np.float32] = (np.maximum(overlap, 0) / width).astype(np.float32)
+    return weights
 
 
 def _two_pass_means(native: NDArray[np.generic], affine: Affine, size_px: int) -> NDArray[np.float64]:

@@ -1,0 +1,172 @@
+"""From a SOURCE as written to a source of pixels: checked once at plan time, opened by each worker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+from pydantic import ValidationError
+
+from gzsurvey.cutouts.files import list_files
+from gzsurvey.cutouts.images_source import ImagesSource
+from gzsurvey.cutouts.mosaic import MISSING_LIMIT, MosaicSource
+from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, build_index
+from gzsurvey.cutouts.source import CutoutSource
+from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.cutouts.synthetic import SyntheticSource
+from gzsurvey.errors import SourceError
+from gzsurvey.recipes.preparation import Preparation
+
+
+def cache_folder() -> Path:
+    """Where indexes of mosaics are kept between runs: ``$XDG_CACHE_HOME/gzsurvey`` or ``~/.cache/gzsurvey``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gzsurvey"
+
+
+def index(source: str, bands: str | Sequence[str] = ("g", "r", "z"), cache_dir: Path | None = None) -> Path:
+    """Build the index of a mosaic ahead of a run.
+
+    Parameters
+    ----------
+    source : str
+        ``mosaic:DIR`` or ``mosaic:PATTERN``.
+    bands : str or sequence of str
+        The source's bands.
+    cache_dir : Path, optional
+        The user's cache by default.
+
+    Returns
+    -------
+    Path
+        The index file; a later `check_source` of the same files finds it.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        The source can never work, or has no index.
+    """
+    spec = SourceSpec.parse(source, bands)
+    if spec.kind != "mosaic":
+        raise SourceError(source, "needs no index; only mosaic: sources do")
+    return _indexed(spec, spec.bands or (), cache_dir or cache_folder())
+
+
+def check_source(spec: SourceSpec, preparation: Preparation, cache_dir: Path | None = None) -> Path | None:
+    """Refuse a source that can never work, and index it if it is a mosaic.
+
+    Parameters
+    ----------
+    spec : SourceSpec
+        The source.
+    preparation : Preparation
+        The model's; its bands are used where `spec` names none.
+    cache_dir : Path, optional
+        Where indexes are kept; the user's cache by default.
+
+    Returns
+    -------
+    Path or None
+        The index file, to be copied into the run; None for sources without one.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        What is wrong, and what to change.
+    """
+    if spec.kind == "mosaic":
+        return _indexed(spec, preparation.bands, cache_dir or cache_folder())
+    open_source(spec, preparation)
+    return None
+
+
+def open_source(
+    spec: SourceSpec, preparation: Preparation, index: Path | None = None, missing_limit: float = MISSING_LIMIT
+) -> CutoutSource:
+    """Open a source in the process that reads its pixels.
+
+    Parameters
+    ----------
+    spec : SourceSpec
+        The source.
+    preparation : Preparation
+        The model's.
+    index : Path, optional
+        What `check_source` returned, or the run's copy of it; built anew for a mosaic if not given.
+    missing_limit : float
+        Share of missing pixels, in the worst band, above which there is no cutout.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        The source cannot be opened.
+    """
+    if spec.kind == "images":
+        return ImagesSource(Path(spec.address).expanduser())
+    if spec.kind == "synthetic":
+        return SyntheticSource(preparation)
+    content = build_index(spec, preparation.bands) if index is None else read_index(index)
+    return MosaicSource(content, preparation, missing_limit)
+
+
+def read_index(path: Path) -> MosaicIndex:
+    """Read an index file.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        It is missing, or none of this version.
+    """
+    try:
+        return MosaicIndex.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise SourceError(str(path), "is no index of a mosaic that this version reads; plan the run again") from None
+
+
+def pixel_scale_arcsec(index: Path) -> float:
+    """Pixel scale of a mosaic, for target tables with sizes in its pixels.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        Its images have different pixel scales.
+    """
+    content = read_index(index)
+    scales = np.array([tile.scale_arcsec for tile in content.tiles])
+    if scales.max() / scales.min() - 1 > SAME_SCALE:
+        raise SourceError(
+            content.source,
+            f"has pixels of {scales.min():.3f} to {scales.max():.3f} arcsec, so sizes in pixels say nothing; "
+            "give sizes in arcsec",
+        )
+    return float(np.median(scales))
+
+
+def _indexed(spec: SourceSpec, bands: Sequence[str], folder: Path) -> Path:
+    path = folder / f"mosaic-{_fingerprint(spec, bands)}.json"
+    if not path.exists():
+        _write(path, build_index(spec, bands).model_dump_json().encode())
+    return path
+
+
+def _fingerprint(spec: SourceSpec, bands: Sequence[str]) -> str:
+    """Hash of the source as asked for and of all its files' names, sizes and times."""
+    digest = hashlib.sha256(repr((VERSION, spec, tuple(bands), str(Path.cwd()))).encode())
+    files = list_files(spec, spec.bands or tuple(bands))
+    masks = list_files(SourceSpec(f"mosaic:{spec.mask}"), ("mask",)) if spec.mask else []
+    for file in files + masks:
+        stat = Path(file.path).stat()
+        digest.update(repr((file, stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()[:24]
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, delete=False) as aside:
+        aside.write(content)
+        aside.flush()
+        os.fsync(aside.fileno())
+    Path(aside.name).rename(path)

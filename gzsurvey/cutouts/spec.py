@@ -1,0 +1,93 @@
+"""A cutout SOURCE as the user writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from gzsurvey.errors import SourceError
+
+KINDS: dict[str, str] = {
+    "mosaic": "mosaic:DIR or mosaic:PATTERN with {band}: local FITS images",
+    "images": "images:PATH: ready images in a directory, tar, zip or parquet",
+    "synthetic": "synthetic: made-up galaxies, for tests and benchmarks",
+}
+"""The kinds of source that exist, and how each is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A SOURCE with the names and zero points of its bands."""
+
+    text: str
+    """As written, e.g. ``mosaic:/data/tiles/*_{band}.fits``."""
+    bands: tuple[str, ...] | None = None
+    """The source's names for the model's bands, in the model's order; None: the same names."""
+    zeropoints: tuple[float | str, ...] | None = None
+    """AB magnitude of one count, or the header keyword that holds it, per band; None: each file's own."""
+    mask: str | None = None
+    """Pattern of mask files, whose pixels are counted where they share a bit with `mask_bits`."""
+    mask_bits: int = -1
+    """Mask bits to avoid; -1 is any."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SourceError(self.text, _unknown(self.text))
+        if not self.address and self.kind != "synthetic":
+            raise SourceError(self.text, f"says no path; write {KINDS[self.kind]}")
+        for name, values in (("--bands", self.bands), ("--zeropoints", self.zeropoints)):
+            if values is not None and len(values) != 3:
+                raise SourceError(self.text, f"{name} must name 3 values, one per band of the model, got {len(values)}")
+
+    @classmethod
+    def parse(
+        cls, text: str, bands: str | Sequence[str] | None = None, zeropoints: str | Sequence[float | str] | None = None
+    ) -> SourceSpec:
+        """Read a SOURCE and its options.
+
+        Parameters
+        ----------
+        text : str
+            ``mosaic:…``, ``images:…`` or ``synthetic:``.
+        bands : str or sequence of str, optional
+            ``--bands``: ``"g,r,Z"``, or the names.
+        zeropoints : str or sequence, optional
+            ``--zeropoints``: ``"0,0,30"``, ``"MAGZPT,MAGZPT,30"``, or the values.
+
+        Raises
+        ------
+        gzsurvey.errors.SourceError
+            The kind does not exist, there is no path, or there are not three values.
+        """
+        numbers = None if zeropoints is None else tuple(_zeropoint(value) for value in _split(zeropoints))
+        return cls(text.strip(), None if bands is None else tuple(map(str, _split(bands))), numbers)
+
+    @property
+    def kind(self) -> str:
+        """The part before the colon."""
+        return self.text.partition(":")[0]
+
+    @property
+    def address(self) -> str:
+        """The part behind the colon."""
+        return self.text.partition(":")[2]
+
+
+def _split(value: str | Sequence[float | str]) -> Sequence[float | str]:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _zeropoint(value: float | str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _unknown(text: str) -> str:
+    kind, colon, _ = text.partition(":")
+    near = get_close_matches(kind, KINDS, n=1)
+    if colon and near:
+        return f"there is no source {kind!r}; did you mean {near[0]!r}?"
+    return f"is no source of pixels; write {'; '.join(KINDS.values())}"

@@ -1,0 +1,220 @@
+"""Reading pixels of FITS images: whole, or only the parts that are needed."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+from scipy.ndimage import binary_opening
+
+from gzsurvey.cutouts import headers
+from gzsurvey.cutouts.mosaic_index import Tile
+from gzsurvey.errors import SourceError
+
+Bounds = tuple[int, int, int, int]
+"""Native ``column0, row0, column1, row1``, ends excluded; may reach beyond the image."""
+
+WHOLE_FROM = 0.5
+"""Share of an image's pixels, as they must be decompressed, from which it is read whole."""
+BLANK_RUN = 3
+"""Exact zeros count as blank where they fill a square of this many pixels."""
+
+
+class OpenTile:
+    """One image, open for reading.
+
+    Parameters
+    ----------
+    tile : Tile
+        From the index.
+
+    Raises
+    ------
+    any of gzsurvey.cutouts.headers.READ_ERRORS
+        The file is damaged.
+    """
+
+    def __init__(self, tile: Tile) -> None:
+        self.tile = tile
+        self._file = fits.open(tile.path, memmap=True, lazy_load_hdus=True)
+        hdu = self._file[tile.hdu]
+        if headers.plane_shape(hdu.header) != tile.shape:
+            raise ValueError("is not the image it was when the index was built")
+        self._hdu: Any = hdu
+        header = hdu.header.copy()
+        header.extend(self._file[0].header.cards, unique=True, strip=True)
+        wcs = headers.celestial_wcs(header)
+        if wcs is None:
+            raise SourceError(tile.path, "has lost its celestial WCS since the index was built")
+        self.wcs = wcs
+        self.grid = (tile.shape, wcs.to_header_string(relax=True))
+        """Equal for images that share their pixel grid."""
+        self._leading = (0,) * (int(hdu.header["NAXIS"]) - 2)
+        self._whole: NDArray[np.generic] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds."""
+        return 0 if self._whole is None or isinstance(self._whole, np.memmap) else self._whole.nbytes
+
+    def close(self) -> None:
+        """Forget pixels and file."""
+        self._whole = None
+        self._file.close()
+
+    def expect(self, parts: Sequence[Bounds]) -> None:
+        """Read the image whole, if that is cheaper than `parts` of it one by one."""
+        if self._whole is not None:
+            return
+        height, width = self.tile.shape
+        if self._mapped() or self._costs(parts) > WHOLE_FROM * height * width:
+            self._whole = self._hdu.data[self._leading] if self._leading else self._hdu.data
+
+    def _mapped(self) -> bool:
+        """Whether reading needs no copy (plain floats) or no saving is possible (compressed files)."""
+        if self.tile.path.endswith((".gz", ".bz2")):
+            return True
+        header = self._hdu.header
+        unscaled = header.get("BSCALE", 1) == 1 and header.get("BZERO", 0) == 0
+        return bool(unscaled and header["BITPIX"] < 0 and not isinstance(self._hdu, fits.CompImageHDU))
+
+    def _costs(self, parts: Sequence[Bounds]) -> int:
+        """Pixels that reading `parts` decompresses."""
+        height, width = self.tile.shape
+        tall, wide = getattr(self._hdu, "tile_shape", (1, 1))[-2:]
+        total = 0
+        for part in parts:
+            column0, row0, column1, row1 = _clipped(part, self.tile.shape)
+            rows = min(-(-row1 // tall) * tall, height) - row0 // tall * tall
+            columns = min(-(-column1 // wide) * wide, width) - column0 // wide * wide
+            total += max(rows, 0) * max(columns, 0)
+        return total
+
+    def flux(self, part: Bounds) -> NDArray[np.float32]:
+        """Pixels of `part`, NaN where there are none or they are blank."""
+        inside = _clipped(part, self.tile.shape)
+        pixels = self._read(inside).astype(np.float32)
+        if np.count_nonzero(pixels) < pixels.size:
+            pixels[_blank(pixels)] = np.nan
+        return _padded(pixels, inside, part, np.float32(np.nan))
+
+    def bits(self, part: Bounds) -> NDArray[np.int64]:
+        """Mask bits of `part`, 0 outside."""
+        inside = _clipped(part, self.tile.shape)
+        return _padded(np.nan_to_num(self._read(inside)).astype(np.int64), inside, part, np.int64(0))
+
+    def _read(self, part: Bounds) -> NDArray[Any]:
+        column0, row0, column1, row1 = part
+        rows, columns = slice(row0, row1), slice(column0, column1)
+        if row1 <= row0 or column1 <= column0:
+            return np.zeros((max(row1 - row0, 0), max(column1 - column0, 0)), dtype=np.float32)
+        if self._whole is not None:
+            pixels: NDArray[Any] = self._whole[rows, columns]
+            return pixels
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fits.verify.VerifyWarning)
+            return np.asarray(self._hdu.section[(*self._leading, rows, columns)])
+
+
+@dataclass
+class TileCache:
+    """Open images, the last used kept within a memory budget."""
+
+    budget_bytes: int
+    max_open: int = 48
+    opened: int = 0
+    """How often a file was opened."""
+    damaged: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Why images could not be read."""
+    _open: OrderedDict[tuple[str, int], OpenTile] = field(default_factory=OrderedDict)
+
+    def get(self, tile: Tile) -> OpenTile | None:
+        """The open image; None if it is damaged."""
+        key = (tile.path, tile.hdu)
+        if key in self.damaged:
+            return None
+        if key not in self._open:
+            try:
+                self._open[key] = OpenTile(tile)
+            except headers.READ_ERRORS as error:
+                self.report(tile, error)
+                return None
+            self.opened += 1
+        self._open.move_to_end(key)
+        return self._open[key]
+
+    def expect(self, tile: OpenTile, parts: Sequence[Bounds]) -> None:
+        """Prepare to read `parts`."""
+        try:
+            tile.expect(parts)
+        except headers.READ_ERRORS as error:
+            self.report(tile.tile, error)
+
+    def flux(self, tile: OpenTile, part: Bounds) -> NDArray[np.float32]:
+        """Pixels of `part`; all NaN if they cannot be read."""
+        if (tile.tile.path, tile.tile.hdu) not in self.damaged:
+            try:
+                return tile.flux(part)
+            except headers.READ_ERRORS as error:
+                self.report(tile.tile, error)
+        return np.full((part[3] - part[1], part[2] - part[0]), np.nan, dtype=np.float32)
+
+    def bits(self, tile: OpenTile, part: Bounds) -> NDArray[np.int64]:
+        """Mask bits of `part`; none if they cannot be read."""
+        if (tile.tile.path, tile.tile.hdu) not in self.damaged:
+            try:
+                return tile.bits(part)
+            except headers.READ_ERRORS as error:
+                self.report(tile.tile, error)
+        return np.zeros((part[3] - part[1], part[2] - part[0]), dtype=np.int64)
+
+    def report(self, tile: Tile, error: BaseException) -> None:
+        """Remember that an image is damaged."""
+        self.damaged[tile.path, tile.hdu] = " ".join(str(error).split()) or type(error).__name__
+        if broken := self._open.pop((tile.path, tile.hdu), None):
+            broken.close()
+
+    def trim(self, in_use: int) -> None:
+        """Close what was used longest ago, but not the last `in_use`, until the budget is kept."""
+        while len(self._open) > in_use and (
+            len(self._open) > self.max_open or sum(tile.bytes for tile in self._open.values()) > self.budget_bytes
+        ):
+            _, oldest = self._open.popitem(last=False)
+            oldest.close()
+
+    def close(self) -> None:
+        """Close all."""
+        self.trim(0)
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _clipped(part: Bounds, shape: tuple[int, int]) -> Bounds:
+    column0, row0, column1, row1 = part
+    height, width = shape
+    low_column, low_row = min(max(column0, 0), width), min(max(row0, 0), height)
+    return low_column, low_row, max(min(column1, width), low_column), max(min(row1, height), low_row)
+
+
+def _padded(pixels: NDArray[Any], inside: Bounds, part: Bounds, fill: np.generic) -> NDArray[Any]:
+    if inside == part:
+        return pixels
+    whole = np.full((part[3] - part[1], part[2] - part[0]), fill)
+    if pixels.size:
+        row, column = inside[1] - part[1], inside[0] - part[0]
+        whole[row : row + pixels.shape[0], column : column + pixels.shape[1]] = pixels
+    return whole
+
+
+def _blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Exact zeros in runs: a filled border, never a pixel that happens to be zero."""
+    zeros = np.pad(pixels == 0, BLANK_RUN, constant_values=True)
+    runs = binary_opening(zeros, np.ones((BLANK_RUN, BLANK_RUN), dtype=np.bool_))
+    inner = slice(BLANK_RUN, -BLANK_RUN)
+    return np.asarray(runs[inner, inner], dtype=np.bool_)
