@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -73,6 +74,9 @@ class ClassesHead(Section):
 Head = Annotated[VotesHead | ClassesHead, Field(discriminator="kind")]
 
 
+_NON_COMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non[- ]?commercial", re.IGNORECASE)
+
+
 class Credit(Section):
     """Licence and citation of one training source."""
 
@@ -80,6 +84,11 @@ class Credit(Section):
     licence: str
     citation: str
     galaxies: int
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence excludes commercial use (``CC BY-NC-SA 4.0``, ...)."""
+        return _NON_COMMERCIAL.search(self.licence) is not None
 
 
 class EmbeddingReference(Section):
@@ -141,6 +150,8 @@ class Card(Section):
     """Up to 64 training galaxies as the model saw them, base64 PNG."""
     dataset_sha256: str = ""
     recipe_sha256: str = ""
+    checkpoint_sha256: str = ""
+    """Of the weights' file it was exported from."""
     credits: tuple[Credit, ...] = ()
     versions: dict[str, str] = {}
     torch_difference: dict[str, float] = {}
@@ -174,6 +185,33 @@ class Card(Section):
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every ONNX output after its batch dimension."""
         return {name: (width,) for name, width in self.outputs.items()}
+
+    @property
+    def licence_notes(self) -> tuple[str, ...]:
+        """Sentences for whoever is about to use the model or to pass it on."""
+        notes = [
+            f"NON-COMMERCIAL: trained on {credit.name} under {credit.licence}; "
+            f"ask its authors before any commercial use of this model or its catalogues."
+            for credit in self.credits
+            if credit.non_commercial
+        ]
+        unknown = [credit.name for credit in self.credits if not credit.licence.strip()]
+        if unknown:
+            notes.append(f"Licence not stated: {', '.join(unknown)}; find out before passing the model on.")
+        if not self.credits:
+            notes.append("No training source is recorded, so no licence is known.")
+        return tuple(notes)
+
+    def __str__(self) -> str:
+        size = self.preparation.image_size
+        outputs = ", ".join(f"{name} (batch, {width})" for name, width in self.outputs.items())
+        lines = [f"{self.name}: image {self.input_type} (batch, 3, {size}, {size}) to {outputs}"]
+        if self.torch_difference:
+            differences = ", ".join(f"{name} {value:.1e}" for name, value in self.torch_difference.items())
+            lines.append(f"Largest difference from torch: {differences}.")
+        if self.simulated:
+            lines.append("Trained on simulated galaxies only: not for real sky.")
+        return "\n".join([*lines, *self.licence_notes])
 
     def to_metadata(self) -> dict[str, str]:
         """Entries for the ONNX file's ``metadata_props``; `read_card` is the inverse."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gzsurvey.card import EmbeddingReference
-from gzsurvey.inference.outliers import embedding_distance, fit_reference
+from gzsurvey.outliers import embedding_distance, fit_reference
 
 
 @pytest.fixture(scope="module")
