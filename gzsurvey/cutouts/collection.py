@@ -71,7 +71,7 @@ class ImageCollection(ABC):
         target_id : str
             Matched with the names' stems where `image` is empty.
         image : str
-            The member's name, with or without folders.
+            The member's name, with or without folders and ending.
 
         Returns
         -------
@@ -83,11 +83,12 @@ class ImageCollection(ABC):
         gzsurvey.errors.SourceError
             Two members share a stem or a file name, so that it names neither.
         """
-        if not image:
-            return self._by_stem.get(target_id)
         if image in self._known:
             return image
-        return self._by_file_name.get(PurePosixPath(image).name)
+        name = PurePosixPath(image).name or target_id
+        if PurePosixPath(name).suffix.lower() in EXTENSIONS:
+            return self._by_file_name.get(name)
+        return self._by_stem.get(name)
 
     @cached_property
     def _known(self) -> frozenset[str]:

@@ -78,7 +78,8 @@ def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], 
 
 def _inputs(recipe: DatasetRecipe) -> dict[str, Any]:
     """Describe everything a store is made from."""
-    files = [p for s in recipe.sources for p in (s.catalogue,) if p] + [h.file for h in recipe.hold_out if h.file]
+    files = [s.catalogue for s in recipe.sources if s.catalogue]
+    files += [j.file for s in recipe.sources for j in s.join] + [h.file for h in recipe.hold_out if h.file]
     content = recipe.model_dump(mode="json", exclude={"data"})
     return {"recipe": content, "files": {Path(path).name: _fingerprint(Path(path)) for path in files}}
 

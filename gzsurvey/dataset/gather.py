@@ -73,7 +73,18 @@ def gather(recipe: DatasetRecipe, tree: DecisionTree) -> tuple[Gathered, ...]:
             if unsplit.any():
                 problem = "has galaxies without a published split; give 'split_column' or 'split', or other 'splits'"
                 raise TableError(source.recipe.name, problem, np.flatnonzero(unsplit).tolist())
-    return _without_held_out(sources, recipe.hold_out)
+    return _without_held_out([_without_earlier(source, sources) for source in sources], recipe.hold_out)
+
+
+def _without_earlier(source: Gathered, sources: Sequence[Gathered]) -> Gathered:
+    earlier = [other for other in sources if other.recipe.name in source.recipe.not_in]
+    if not earlier:
+        return source
+    rows = pd.concat([other.rows for other in earlier])
+    places = (rows["ra"].to_numpy(), rows["dec"].to_numpy())
+    there = near(source.rows["ra"].to_numpy(), source.rows["dec"].to_numpy(), places, SAME_GALAXY_ARCSEC)
+    keep = ~(there | source.rows["id"].isin(rows["id"]).to_numpy())
+    return replace(source, rows=source.rows[keep].reset_index(drop=True), votes=source.votes[keep])
 
 
 def _gather_one(source: SourceRecipe, tree: DecisionTree) -> Gathered:
@@ -86,12 +97,28 @@ def _gather_one(source: SourceRecipe, tree: DecisionTree) -> Gathered:
         frame = pd.DataFrame({"image": list(collection.names())})
         source = source.model_copy(update={"image_column": "image"})
     else:
-        frame = _selected(read_table(table), source, table)
+        frame = _selected(_joined(read_table(table), source, table), source, table)
     where = table or source.images
     rows = _rows(frame, source, where)
     votes, columns, campaigns = _votes(frame, source, tree, where)
     rows["campaign"] = campaigns
     return Gathered(source, rows, votes, columns, collection)
+
+
+def _joined(frame: pd.DataFrame, source: SourceRecipe, where: str) -> pd.DataFrame:
+    for join in source.join:
+        pick(frame, join.on, (), where)
+        key = join.key or join.on
+        other = read_table(join.file, [key, *join.columns])
+        keys = texts(other[key], join.file)
+        first = ~pd.Series(keys).duplicated().to_numpy() & (keys != "")
+        if (~first).any():
+            logger.warning("%s: %d rows repeat or lack %s; the first of each is used", join.file, (~first).sum(), key)
+        found = pd.Index(keys[first]).get_indexer(pd.Index(texts(frame[join.on], where)))
+        for name in join.columns:
+            values = other.loc[first, name].reset_index(drop=True)
+            frame[name] = values.reindex(np.where(found >= 0, found, -1)).to_numpy()
+    return frame
 
 
 def _selected(frame: pd.DataFrame, source: SourceRecipe, where: str) -> pd.DataFrame:
@@ -112,6 +139,8 @@ def _rows(frame: pd.DataFrame, source: SourceRecipe, where: str) -> pd.DataFrame
     if id_column is None and image_column is None:
         raise TableError(where, f"has no column {', '.join(ID_COLUMNS)}; name one with 'id_column'")
     ids = texts(frame[id_column], where) if id_column else _stems(images)
+    if (ids == "").any():
+        raise TableError(where, "ids are empty", np.flatnonzero(ids == "").tolist())
     twice = pd.Series(ids).duplicated(keep=False).to_numpy()
     if twice.any():
         raise TableError(where, f"id {ids[twice][0]!r} stands more than once", np.flatnonzero(twice).tolist())

@@ -14,14 +14,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.collection import ImageCollection, decode
+from gzsurvey.cutouts.open import check_source, open_source
+from gzsurvey.cutouts.source import Cutout, Request
+from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.dataset.gather import Gathered
 from gzsurvey.errors import CutoutUnavailable
-from gzsurvey.images.prepare import prepare_cutout
+from gzsurvey.images.frame import field_of_view
+from gzsurvey.images.prepare import frame_of, prepare_cutout
+from gzsurvey.recipes.dataset import SourceRecipe
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.status import Status
 
 AHEAD = 4
 """Pictures in work for each thread: bounds memory."""
+BLOCK = 256
+"""Cutouts asked of a survey at once, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +69,28 @@ def pictures(
     """
     if source.recipe.crop is not None:
         preparation = preparation.model_copy(update={"crop": source.recipe.crop})
-    collection = source.collection
-    assert collection is not None
+    if source.collection is None:
+        yield from _from_survey(source.recipe, rows, preparation, start)
+    else:
+        yield from _from_images(source.collection, rows, preparation, start)
+
+
+def _from_images(
+    collection: ImageCollection, rows: pd.DataFrame, preparation: Preparation, start: int
+) -> Iterator[Picture | Reject]:
     names = list(zip(rows["id"], rows["image"], strict=True))
     threads = max(1, min(8, os.cpu_count() or 1))
     pending: deque[Future[Picture | Reject]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
         for row in range(start, len(names)):
-            pending.append(pool.submit(_from_collection, collection, row, names[row], preparation))
+            pending.append(pool.submit(_from_member, collection, row, names[row], preparation))
             if len(pending) >= AHEAD * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _from_collection(
+def _from_member(
     collection: ImageCollection, row: int, name: tuple[str, str], preparation: Preparation
 ) -> Picture | Reject:
     target_id, image = name
@@ -87,6 +101,30 @@ def _from_collection(
         return checked(row, prepare_cutout(decode(collection.read(member), member), preparation))
     except CutoutUnavailable as error:
         return Reject(row, error.reason)
+
+
+def _from_survey(
+    recipe: SourceRecipe, rows: pd.DataFrame, preparation: Preparation, start: int
+) -> Iterator[Picture | Reject]:
+    spec = SourceSpec.parse(recipe.images, recipe.bands, recipe.zeropoints)
+    survey = open_source(spec, preparation, check_source(spec, preparation))
+    r90 = rows["r90"].to_numpy()
+    fov = field_of_view(preparation.scale_rule, rows["r50"].to_numpy(), r90 if np.isfinite(r90).any() else None)
+    usable = np.isfinite(fov) & np.isfinite(rows["ra"].to_numpy())
+    for first in range(start, len(rows), BLOCK):
+        block = range(first, min(first + BLOCK, len(rows)))
+        requests = [
+            Request(row, rows["id"].iloc[row], rows["ra"].iloc[row], rows["dec"].iloc[row],
+                    frame_of(preparation, float(fov[row])))
+            for row in block if usable[row]
+        ]  # fmt: skip
+        answers = dict(survey.fetch(requests))
+        for row in block:
+            answer = answers.get(row)
+            if isinstance(answer, Cutout):
+                yield checked(row, prepare_cutout(answer.pixels, preparation))
+            else:
+                yield Reject(row, "its position or size is not known" if answer is None else answer.reason)
 
 
 def checked(row: int, pixels: NDArray[np.uint8]) -> Picture | Reject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ PIXEL_COLUMN = "image"
 """Of parquet collections; left out where it holds bytes."""
 
 
-def read_table(path: Path | str) -> pd.DataFrame:
+def read_table(path: Path | str, wanted: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a catalogue.
 
     Parameters
@@ -29,6 +29,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
     path : Path or str
         FITS, CSV, ECSV, VOTable or Parquet, a directory of Parquet files, or a pattern
         that matches several files with the same columns.
+    wanted : sequence of str, optional
+        Read these columns only.
 
     Returns
     -------
@@ -41,11 +43,11 @@ def read_table(path: Path | str) -> pd.DataFrame:
         No such file, an unknown kind, a damaged or empty one, or files that differ.
     """
     files = open_tables(str(path))
-    names = [name for name in files[0].columns if not _is_pixels(files[0], name)]
-    for file in files[1:]:
+    names = wanted or [name for name in files[0].columns if not _is_pixels(files[0], name)]
+    for file in files:
         missing = [name for name in names if name not in file.columns]
         if missing:
-            raise TableError(str(file.path), f"has no column {missing[0]!r}, which {files[0].path.name} has")
+            raise TableError(str(file.path), f"has no column {missing[0]!r}")
     frame = pd.concat([_frame(chunk) for file in files for chunk in file.read(names)], ignore_index=True)
     if frame.empty:
         raise TableError(str(path), "has no rows")
@@ -91,23 +93,21 @@ def pick(frame: pd.DataFrame, asked: str | None, usual: Iterable[str], where: st
 
 
 def texts(values: pd.Series, where: str) -> NDArray[np.str_]:
-    """Return ids as text; whole numbers without a decimal point.
+    """Return ids or file names as text: whole numbers without a decimal point, empty where missing.
 
     Raises
     ------
     gzsurvey.errors.TableError
-        Some are empty, or numbers too large for a float column to hold exactly.
+        Numbers too large for a float column to hold exactly.
     """
-    empty = values.isna().to_numpy()
-    if empty.any():
-        raise TableError(where, f"column {values.name!r} is empty", np.flatnonzero(empty).tolist())
     if pd.api.types.is_float_dtype(values):
-        inexact = (values.abs() >= 2**53).to_numpy() | (values % 1 != 0).to_numpy()
+        inexact = ((values.abs() >= 2**53) | (values % 1 != 0)).to_numpy(dtype=np.bool_) & values.notna().to_numpy()
         if inexact.any():
             problem = f"column {values.name!r} holds ids as floats, which destroys them; store them as int64 or text"
             raise TableError(where, problem, np.flatnonzero(inexact).tolist())
-        values = values.astype(np.int64)
-    return values.astype(str).str.strip().to_numpy(dtype=np.str_)
+        values = values.astype("Int64")
+    found: NDArray[np.str_] = values.astype("str").where(values.notna(), "").str.strip().to_numpy(dtype=np.str_)
+    return found
 
 
 def numbers(frame: pd.DataFrame, name: str | None, where: str) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gzsurvey.errors import RecipeError
 from gzsurvey.recipes.base import Section, parse, read_yaml
@@ -14,8 +14,20 @@ from gzsurvey.recipes.columns import ColumnMap, Holds, load_column_map
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.resources import RECIPES, find
 
-CUTOUT_KINDS = ("mosaic:", "images:", "hips:", "hips2fits:", "legacy:", "sia:", "skyview:")
+CUTOUT_KINDS = ("mosaic:", "synthetic:")
 """How the `images` of a source begins where they are cut out of a survey."""
+
+
+class Join(Section):
+    """Columns of a second table, brought to a catalogue's rows by a common key."""
+
+    file: str
+    on: str
+    """The catalogue's column."""
+    key: str | None = None
+    """The second table's column; None: of the same name."""
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    """What to bring."""
 
 
 class SourceRecipe(Section):
@@ -29,6 +41,8 @@ class SourceRecipe(Section):
     catalogue: str | None = None
     """CSV, ECSV, FITS, VOTable, Parquet or a quoted glob; None: the parquet that holds the
     images, or else every image, by its file name."""
+    join: tuple[Join, ...] = ()
+    """Further tables with image names, sizes or redshifts."""
     bands: tuple[str, ...] | None = None
     """Of a cutout SOURCE, as ``classify --bands``."""
     zeropoints: tuple[float | str, ...] | None = None
@@ -55,12 +69,19 @@ class SourceRecipe(Section):
     """Volunteers per galaxy, where the table has fractions without totals; 44 for GZ2."""
     ranges: dict[str, tuple[float | None, float | None]] = {}
     """Keep rows whose value lies in [low, high], by column; NaN is dropped."""
+    not_in: tuple[str, ...] = ()
+    """Earlier sources whose galaxies, by id or within 5 arcsec, are left out of this one."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use the first rows only."""
     crop: Annotated[float, Field(gt=0.1, le=1.0)] | None = None
     """Instead of the preparation's crop."""
     licence: str = "unknown"
     citation: str = "unknown"
+
+    @field_validator("images")
+    @classmethod
+    def _ready_images_need_no_kind(cls, value: str) -> str:
+        return value.removeprefix("images:")
 
     @property
     def is_cutouts(self) -> bool:
@@ -160,6 +181,16 @@ class DatasetRecipe(Section):
         return rest | {"preparation": inner | {"image_size": value["image_size"]}}
 
     @model_validator(mode="after")
+    def _not_in_names_earlier_sources(self) -> DatasetRecipe:
+        earlier: set[str] = set()
+        for source in self.sources:
+            unknown = [name for name in source.not_in if name not in earlier]
+            if unknown:
+                raise ValueError(f"source {source.name!r}: 'not_in' names {unknown[0]!r}, which is no earlier source")
+            earlier.add(source.name)
+        return self
+
+    @model_validator(mode="after")
     def _sources_differ(self) -> DatasetRecipe:
         names = [source.name for source in self.sources]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -200,6 +231,7 @@ def resolve_paths(recipe: DatasetRecipe, root: Path) -> DatasetRecipe:
             update={
                 "images": _resolved_images(source, root),
                 "catalogue": _resolved(source.catalogue, root),
+                "join": tuple(j.model_copy(update={"file": _resolved(j.file, root)}) for j in source.join),
                 "columns": _resolved_map(source.columns, root),
             }
         )
@@ -222,9 +254,8 @@ def _resolved(path: str | None, root: Path) -> str | None:
 
 
 def _resolved_images(source: SourceRecipe, root: Path) -> str:
-    kind, _, rest = source.images.partition(":")
-    if source.images.startswith(("mosaic:", "images:")):
-        return f"{kind}:{_resolved(rest, root)}"
+    if source.images.startswith("mosaic:"):
+        return f"mosaic:{_resolved(source.images.removeprefix('mosaic:'), root)}"
     return source.images if source.is_cutouts else str(_resolved(source.images, root))
 
 
