@@ -107,14 +107,14 @@ def _gather_one(source: SourceRecipe, tree: DecisionTree) -> Gathered:
 
 def _joined(frame: pd.DataFrame, source: SourceRecipe, where: str) -> pd.DataFrame:
     for join in source.join:
-        pick(frame, join.on, (), where)
-        key = join.key or join.on
+        pick(frame, join.column, (), where)
+        key = join.key or join.column
         other = read_table(join.file, [key, *join.columns])
         keys = texts(other[key], join.file)
         first = ~pd.Series(keys).duplicated().to_numpy() & (keys != "")
         if (~first).any():
             logger.warning("%s: %d rows repeat or lack %s; the first of each is used", join.file, (~first).sum(), key)
-        found = pd.Index(keys[first]).get_indexer(pd.Index(texts(frame[join.on], where)))
+        found = pd.Index(keys[first]).get_indexer(pd.Index(texts(frame[join.column], where)))
         for name in join.columns:
             values = other.loc[first, name].reset_index(drop=True)
             frame[name] = values.reindex(np.where(found >= 0, found, -1)).to_numpy()

@@ -22,10 +22,10 @@ class Join(Section):
     """Columns of a second table, brought to a catalogue's rows by a common key."""
 
     file: str
-    on: str
-    """The catalogue's column."""
+    column: str
+    """The catalogue's key."""
     key: str | None = None
-    """The second table's column; None: of the same name."""
+    """The second table's; None: of the same name."""
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
     """What to bring."""
 
