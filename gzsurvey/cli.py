@@ -1,0 +1,408 @@
+"""The command line: each command parses, makes one call, and prints what it returns."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gzsurvey import __version__
+from gzsurvey.errors import GZSurveyError
+from gzsurvey.progress import Progress
+
+if TYPE_CHECKING:
+    from gzsurvey.survey.job import Job
+
+Directory = click.Path(path_type=Path, file_okay=False)
+File = click.Path(path_type=Path, dir_okay=False)
+ExistingFile = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command with the options that all commands have."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["--quiet"], is_flag=True, expose_value=False, callback=_quiet, help="No progress."),
+            click.Option(["--debug"], is_flag=True, expose_value=False, callback=_debug, help="Log and tracebacks."),
+        ]
+
+
+class Group(click.Group):
+    """Turns every error into one line and an exit code."""
+
+    command_class = Command
+    group_class = type
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; never show a traceback unless asked."""
+        signal.signal(signal.SIGTERM, _interrupt)
+        kwargs["standalone_mode"] = False
+        try:
+            super().main(*args, **kwargs)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            _fail("interrupted; repeat the command to go on", INTERRUPTED)
+        except GZSurveyError as error:
+            _fail(str(error), error.exit_code)
+        except OSError as error:
+            _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+        except Exception as error:  # noqa: BLE001 - a user gets one line, whatever happens
+            _fail(f"internal error ({type(error).__name__}: {_one_line(error)}); --debug shows where", 1)
+
+
+def _fail(line: str, code: int) -> None:
+    if logging.getLogger("gzsurvey").isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
+    click.echo(f"gzsurvey: {line}", err=True)
+    sys.exit(code)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _quiet(_context: click.Context, _option: click.Parameter, value: bool) -> None:
+    Progress.quiet = Progress.quiet or value
+
+
+def _debug(_context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        logging.getLogger("gzsurvey").setLevel(logging.DEBUG)
+
+
+overrides = click.option("--set", "overrides", metavar="SECTION.KEY=VALUE", multiple=True, help="Replace one value.")
+device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="gzsurvey")
+def cli() -> None:
+    """Galaxy Zoo votes to a galaxy model, and that model to a catalogue of a whole survey."""
+
+
+@cli.command()
+@click.argument("out", type=Directory)
+@click.option("--seed", type=int, default=None, help="Another sky, other weights. [default: the recipe's]")
+def demo(out: Path, seed: int | None) -> None:
+    """Run the whole chain on a simulated sky, without network or GPU.
+
+    Example: gzsurvey demo demo-out
+    """
+    from gzsurvey.demo import demo as run_demo
+
+    click.echo(run_demo(out, seed))
+
+
+@cli.command()
+@click.argument("out", type=Directory)
+@click.option("--recipe", default="simulate", help="Shipped name or YAML file.")
+@click.option("--targets", type=click.IntRange(min=1), default=None, help="Galaxies in the mosaics.")
+@click.option("--seed", type=int, default=None, help="Another sky.")
+@overrides
+def simulate(out: Path, recipe: str, targets: int | None, seed: int | None, overrides: tuple[str, ...]) -> None:
+    """Draw a survey: mosaics, targets, truth, volunteers' votes, training stamps.
+
+    Example: gzsurvey simulate sky --targets 2000
+    """
+    from gzsurvey.recipes.simulation import load_simulation_recipe
+    from gzsurvey.simulation import simulate as draw
+
+    given = {"targets": targets, "seed": seed}
+    more = tuple(f"{key}={value}" for key, value in given.items() if value is not None)
+    click.echo(draw(load_simulation_recipe(recipe, (*overrides, *more)), out))
+
+
+@cli.group(cls=Group)
+def dataset() -> None:
+    """Training stores: build one, look at one."""
+
+
+@dataset.command()
+@click.argument("recipe")
+@click.argument("out", type=Directory)
+@overrides
+def build(recipe: str, out: Path, overrides: tuple[str, ...]) -> None:
+    """Make one training store out of many catalogues and image collections.
+
+    Example: gzsurvey dataset build sky/dataset.yaml store
+    """
+    from gzsurvey import dataset as stores
+    from gzsurvey.recipes.dataset import load_dataset_recipe
+
+    store = stores.build(load_dataset_recipe(recipe, overrides), out)
+    click.echo(stores.info(store))
+
+
+@dataset.command()
+@click.argument("store", type=Directory)
+@click.option("--sheet", type=File, default=None, help="Also draw a contact sheet to this PNG.")
+def info(store: Path, sheet: Path | None) -> None:
+    """Show what a store holds: galaxies, votes, answers known, splits.
+
+    Example: gzsurvey dataset info store --sheet store.png
+    """
+    from gzsurvey import dataset as stores
+
+    opened = stores.Store(store)
+    click.echo(stores.info(opened))
+    if sheet:
+        stores.contact_sheet(opened, sheet)
+        click.echo(f"contact sheet: {sheet}")
+
+
+@cli.command()
+@click.argument("recipe")
+@click.argument("out", type=Directory)
+@click.option("--dataset", "store", type=Directory, required=True, help="The training store.")
+@click.option("--approach", type=click.Choice(["hybrid", "supervised", "contrastive"]), default=None)
+@device
+@overrides
+def pretrain(
+    recipe: str, out: Path, store: Path, approach: str | None, device: str, overrides: tuple[str, ...]
+) -> None:
+    """Pretrain a galaxy model on images and votes.
+
+    Example: gzsurvey pretrain pretrain pretrained --dataset store
+    """
+    from gzsurvey import training
+    from gzsurvey.recipes.training import load_pretrain_recipe
+
+    more = (f"approach={approach}",) if approach else ()
+    click.echo(training.pretrain(load_pretrain_recipe(recipe, (*overrides, *more)), store, out, device))
+
+
+@cli.command()
+@click.argument("recipe")
+@click.argument("checkpoint")
+@click.argument("out", type=Directory)
+@click.option("--labels", type=ExistingFile, default=None, help="Table with id (or ra, dec) and label.")
+@click.option("--images", type=click.Path(path_type=Path, exists=True), default=None,
+              help="A store, directory, zip, tar or parquet of images.")  # fmt: skip
+@device
+@overrides
+def finetune(
+    recipe: str,
+    checkpoint: str,
+    out: Path,
+    labels: Path | None,
+    images: Path | None,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Teach a pretrained model a new task; CHECKPOINT 'none' trains from nothing.
+
+    Example: gzsurvey finetune finetune pretrained rings --labels rings.csv --images stamps.zip
+    """
+    from gzsurvey import training
+    from gzsurvey.recipes.training import load_finetune_recipe
+
+    loaded = load_finetune_recipe(recipe, overrides)
+    click.echo(training.finetune(loaded, checkpoint, out, labels, images, device))
+
+
+@cli.command()
+@click.argument("checkpoints", nargs=-1, required=True)
+@click.argument("model", type=File)
+def export(checkpoints: tuple[str, ...], model: Path) -> None:
+    """Write one self-contained ONNX file, compared with torch before it is kept.
+
+    Example: gzsurvey export rings model.onnx
+    """
+    from gzsurvey.export import export as write
+
+    click.echo(write(checkpoints, model))
+
+
+def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that `classify` and `plan` share."""
+    options = (
+        click.option("--model", type=ExistingFile, required=True, help="An ONNX file with its card."),
+        click.option("--targets", required=True, help="Table of positions, or a quoted glob of tables."),
+        click.option("--cutouts", multiple=True, required=True, metavar="SOURCE", help="mosaic:..., images:..., ..."),
+        click.option("--out", "run_dir", type=Directory, required=True, metavar="RUN", help="Where the run lives."),
+        click.option("--recipe", default="survey", help="Shipped name or YAML file."),
+        click.option("--footprint", default=None, help="A MOC file, circle(RA,DEC,RADIUS), box(...), polygon(...)."),
+        click.option("--exclude", default=None, help="A footprint, or a RUN whose targets are left out."),
+        click.option("--select", default=None, metavar="EXPR", help="Which rows, e.g. 'mag_r < 19 and r50 > 2'."),
+        click.option("--keep", default=None, metavar="A,B,C", help="Columns carried into every product."),
+        click.option("--campaign", default=None, help="Whose volunteers are imitated. [default: the card's]"),
+        click.option("--bands", default=None, metavar="B1,B2,B3", help="The source's names for the model's bands."),
+        click.option("--zeropoints", default=None, metavar="Z1,Z2,Z3", help="AB magnitude of one count, or keywords."),
+        click.option("--cluster", default="laptop", help="none, laptop, a profile, or tcp://HOST:PORT."),
+        click.option("--batch-size", type=click.IntRange(1, 4096), default=None, help="Instead of the recipe's."),
+        click.option("--limit", type=click.IntRange(min=1), default=None, help="Only the first N targets."),
+        click.option("--id-column", default=None, help="One name, or several to be joined: release,brickid,objid."),
+        click.option("--ra-column", default=None),
+        click.option("--dec-column", default=None),
+        click.option("--size-column", default=None, help="Half-light radius."),
+        click.option("--size-unit", default=None, help="arcsec, pix, ... [default: the column's own]"),
+        click.option("--image-column", default=None, help="File names, for images: sources."),
+        click.option("--duplicates", type=click.Choice(["refuse", "first"]), default="refuse"),
+        overrides,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _job(given: dict[str, Any]) -> Job:
+    from gzsurvey.cutouts.spec import SourceSpec
+    from gzsurvey.recipes.survey import load_survey_recipe
+    from gzsurvey.sky.columns import ColumnChoices
+    from gzsurvey.survey.job import Job
+
+    columns = ("id", "ra", "dec", "size", "image")
+    return Job(
+        model=given["model"],
+        targets=given["targets"],
+        sources=tuple(SourceSpec.parse(text, given["bands"], given["zeropoints"]) for text in given["cutouts"]),
+        recipe=load_survey_recipe(given["recipe"], given["overrides"]),
+        footprint=given["footprint"],
+        exclude=given["exclude"],
+        select=given["select"],
+        keep=_names(given["keep"]),
+        campaigns=_names(given["campaign"]),
+        columns=ColumnChoices(size_unit=given["size_unit"], **{name: given[f"{name}_column"] for name in columns}),
+        duplicates=given["duplicates"],
+        limit=given["limit"],
+        batch_size=given["batch_size"],
+    )
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+@cli.command()
+@survey_options
+def classify(run_dir: Path, cluster: str, **given: Any) -> None:
+    """Classify every target: plan, run and publish in one. Safe to repeat.
+
+    Example: gzsurvey classify --model model.onnx --targets targets.fits --cutouts mosaic:tiles --out run
+    """
+    from gzsurvey import survey
+    from gzsurvey.recipes.cluster import load_cluster
+
+    click.echo(survey.classify(_job(given), run_dir, load_cluster(cluster)))
+
+
+@cli.command()
+@survey_options
+@click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
+def plan(run_dir: Path, cluster: str, dry_run: bool, **given: Any) -> None:
+    """Check everything and lay out a run without starting it.
+
+    Example: gzsurvey plan --model model.onnx --targets targets.fits --cutouts mosaic:tiles --out run
+    """
+    from gzsurvey import survey
+    from gzsurvey.recipes.cluster import load_cluster
+
+    make = survey.dry_run if dry_run else survey.plan
+    click.echo(make(_job(given), run_dir, load_cluster(cluster)))
+
+
+@cli.command()
+@click.argument("run_dir", metavar="RUN", type=Directory)
+@click.option("--cluster", default="laptop", help="none, laptop, a profile, or tcp://HOST:PORT.")
+@click.option("--retry", default=None, metavar="20,21,22", help="Try the targets of these statuses again.")
+def run(run_dir: Path, cluster: str, retry: str | None) -> None:
+    """Process every pending block of RUN. Safe to repeat: finished blocks are skipped.
+
+    Example: gzsurvey run run --cluster laptop
+    """
+    from gzsurvey import survey
+    from gzsurvey.recipes.cluster import load_cluster
+
+    try:
+        statuses = tuple(int(code) for code in _names(retry))
+    except ValueError:
+        raise click.BadParameter(f"takes status codes such as 20,21, got {retry!r}", param_hint="--retry") from None
+    click.echo(survey.run(run_dir, load_cluster(cluster), statuses))
+
+
+@cli.command()
+@click.argument("run_dir", metavar="RUN", type=Directory)
+def status(run_dir: Path) -> None:
+    """Show how far RUN is, how fast, what failed and why, also while it is running.
+
+    Example: gzsurvey status run
+    """
+    from gzsurvey import survey
+
+    click.echo(survey.status(run_dir))
+
+
+@cli.command()
+@click.argument("run_dir", metavar="RUN", type=Directory)
+@click.option("--campaign", default=None, help="Whose volunteers are imitated. [default: the plan's]")
+def publish(run_dir: Path, campaign: str | None) -> None:
+    """Write the catalogues of RUN from what is finished.
+
+    Example: gzsurvey publish run --campaign gz2
+    """
+    from gzsurvey import survey
+
+    click.echo(survey.publish(run_dir, _names(campaign)))
+
+
+@cli.command()
+@click.argument("run_dir", metavar="RUN", type=Directory)
+def report(run_dir: Path) -> None:
+    """Write one self-contained HTML page about RUN.
+
+    Example: gzsurvey report run
+    """
+    from gzsurvey.report import report as write
+
+    click.echo(write(run_dir))
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--bands", default="g,r,z", help="The source's bands.")
+def index(source: str, bands: str) -> None:
+    """Build the index of a mosaic ahead of a run.
+
+    Example: gzsurvey index 'mosaic:tiles/*_{band}.fits.fz'
+    """
+    from gzsurvey.cutouts.open import index as build_index
+
+    click.echo(build_index(source, bands))
+
+
+@cli.command()
+def doctor() -> None:
+    """Show versions, the GPU that is truly used, conflicts, free disk.
+
+    Example: gzsurvey doctor
+    """
+    from gzsurvey.doctor import doctor as examine
+
+    click.echo(examine())
+
+
+def main() -> None:
+    """Entry point of ``gzsurvey`` and ``python -m gzsurvey``."""
+    cli.main(prog_name="gzsurvey")
+
+
+if __name__ == "__main__":
+    main()
