@@ -240,4 +240,4 @@ def _array(group: Any, name: str) -> Any:
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
-    return values.astype(str) if values.dtype.kind in "TO" else values
+    return np.array(values.tolist(), dtype=str) if values.dtype.kind in "TO" else values

@@ -1,1 +1,1 @@
-"""Targets, footprints and blocks: positions on the sky."""
+"""The sky: targets, footprints, and the order in which a survey works through them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def to_icrs(
 
 
 def arcsec(
-    values: Any, info: ColumnInfo, unit: str | None, pixel_scale_arcsec: float | None, notes: list[str]
+    values: Any, info: ColumnInfo, unit: str | None, pixel_scale_arcsec: Callable[[], float] | None, notes: list[str]
 ) -> NDArray[np.float64]:
     """Return a size in arcsec.
 
@@ -104,8 +104,8 @@ def arcsec(
     unit : str or None
         What the user said; None: the column's unit, ``pix`` where its name ends in ``_pix``,
         else arcsec.
-    pixel_scale_arcsec : float or None
-        Of the source.
+    pixel_scale_arcsec : callable or None
+        Asks the source for its pixel scale; None: it has none.
     notes : list of str
         Gets a line where something was converted.
 
@@ -123,8 +123,9 @@ def arcsec(
     if name.lower() in _PIXELS:
         if pixel_scale_arcsec is None:
             raise TableError(f"column {info.name!r}", "is in pixels, and this source has no pixel scale; give arcsec")
-        notes.append(f"{info.name} converted from pixels of {pixel_scale_arcsec:.4g} arcsec to arcsec")
-        return plain * pixel_scale_arcsec
+        scale = pixel_scale_arcsec()
+        notes.append(f"{info.name} converted from pixels of {scale:.4g} arcsec to arcsec")
+        return plain * scale
     try:
         factor = units.Unit(name).to(units.arcsec)
     except (ValueError, units.UnitConversionError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,8 @@ class TargetOptions:
     duplicates: str = "refuse"
     """``refuse`` or ``first``."""
     limit: int | None = None
-    pixel_scale_arcsec: float | None = None
-    """Of the source, for sizes in pixels."""
+    pixel_scale_arcsec: Callable[[], float] | None = None
+    """Asks the source for its pixel scale; called only for sizes in pixels."""
 
     def __post_init__(self) -> None:
         if self.duplicates not in {"refuse", "first"}:

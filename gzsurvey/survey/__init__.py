@@ -1,1 +1,8 @@
-"""Plan, run and publish the classification of a footprint."""
+"""Classify a survey: plan a run, work through its blocks, publish its products."""
+
+from gzsurvey.survey.job import Job
+from gzsurvey.survey.plan import Plan, dry_run, plan
+from gzsurvey.survey.run import run
+from gzsurvey.survey.status import Summary, status
+
+__all__ = ["Job", "Plan", "Summary", "dry_run", "plan", "run", "status"]

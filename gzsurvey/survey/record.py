@@ -21,7 +21,10 @@ from gzsurvey.sky.blocks import Block, blocks, count
 class SourceRecord(Section):
     """One source of a run."""
 
+    name: str
+    """Short and unique in the run: what ``image_set`` says."""
     text: str
+    """As the user wrote it, its path made absolute."""
     bands: tuple[str, ...] | None
     zeropoints: tuple[float | str, ...] | None
     mask: str | None = None

@@ -75,6 +75,11 @@ class Runtime:
     model: OnnxModel
     sources: tuple[CutoutSource, ...]
 
+    @functools.cached_property
+    def set_names(self) -> dict[str, str]:
+        """Short names of the sources, by their own."""
+        return {source.name: record.name for source, record in zip(self.sources, self.record.sources, strict=True)}
+
 
 @dataclass
 class _BlockRows:
@@ -207,7 +212,7 @@ def _prepared(
     for row, answer in arriving:
         values["missing_fraction"][row] = answer.missing_fraction
         values["image_id"][row] = answer.image_id
-        values["image_set"][row] = answer.image_set
+        values["image_set"][row] = runtime.set_names.get(answer.image_set, answer.image_set)
         if isinstance(answer, Miss):
             values["status"][row] = answer.status
             values["reason"][row] = answer.reason

@@ -1,0 +1,135 @@
+"""What a run says about itself: header parameters and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gzsurvey import __version__
+from gzsurvey.outputs.columns import Layout
+from gzsurvey.outputs.parameters import Parameter
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.provenance import Provenance, file_facts
+from gzsurvey.status import Status
+from gzsurvey.survey.ledger import LedgerEntry
+from gzsurvey.survey.record import RunRecord
+
+Entries = Mapping[int, LedgerEntry]
+Counts = Mapping[int, int]
+
+
+def finished_time(record: RunRecord, entries: Entries) -> str:
+    """Return when the last block was finished, ISO 8601."""
+    return max((entry.finished for entry in entries.values()), default=record.created)
+
+
+def header_parameters(record: RunRecord, layout: Layout, entries: Entries, counts: Counts) -> tuple[Parameter, ...]:
+    """Return the facts that stand in the header of every catalogue.
+
+    Parameters
+    ----------
+    record : RunRecord
+        The plan.
+    layout : Layout
+        Of the catalogue.
+    entries : mapping of int to LedgerEntry
+        Finished blocks.
+    counts : mapping of int to int
+        Targets by status.
+    """
+    card = layout.card
+    facts = [
+        Parameter("DATE", finished_time(record, entries)[:19], "UTC, when the last block was finished"),
+        Parameter("ORIGIN", "gzsurvey", "what made this table"),
+        Parameter("CREATOR", f"gzsurvey {__version__}", "program and version"),
+        Parameter("MODEL", card.name, "model file's own name"),
+        Parameter("MODELSHA", record.model_sha256[:16], "sha256 of the model file, first 16 digits"),
+        Parameter("SIMULATD", card.simulated, "trained on simulated galaxies only"),
+        Parameter("CAMPAIGN", ", ".join(layout.campaigns), "whose volunteers are imitated"),
+        Parameter("MISSLIM", record.recipe.missing_limit, "missing_fraction above which status is 12"),
+        Parameter("TARGETS", Path(record.targets).name, "table of targets"),
+        Parameter("NTARGET", record.rows, "rows: targets asked for"),
+        Parameter("NPREDICT", counts.get(Status.PREDICTED, 0), "rows with status 0"),
+    ]
+    for number, source in enumerate(record.sources, 1):
+        facts.append(Parameter(f"SOURCE{number}"[:8], source.text, "source of pixels"))
+        facts.append(Parameter(f"BANDS{number}"[:8], ",".join(source.bands or card.preparation.bands), "its bands"))
+    for number, cut in enumerate(record.cuts, 1):
+        facts.append(Parameter(f"CUT{number}", f"{cut.name}: {cut.before} -> {cut.after}", "targets before, after"))
+    chosen = {"FOOTPRNT": record.footprint, "EXCLUDE": record.exclude, "SELECT": record.select}
+    facts += [Parameter(keyword, text, "selection of targets") for keyword, text in chosen.items() if text]
+    for number, (task, shares) in enumerate(layout.prevalence.items(), 1):
+        said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        facts.append(Parameter(f"PREVAL{number}"[:8], f"{task}: {said}", "prevalence in the survey"))
+    return tuple(facts)
+
+
+def provenance(run: Path, record: RunRecord, entries: Entries, counts: Counts) -> Provenance:
+    """Return where the products of a run come from.
+
+    Parameters
+    ----------
+    run : Path
+        The RUN; its products have been written.
+    record : RunRecord
+        The plan.
+    entries : mapping of int to LedgerEntry
+        Finished blocks.
+    counts : mapping of int to int
+        Targets by status.
+    """
+    paths = RunPaths(run)
+    products = (paths.catalogue, paths.catalogue_full, paths.missing, *sorted(paths.moc.glob("*.fits")))
+    return Provenance(
+        activity=_activity(record, entries, counts),
+        inputs=_inputs(paths, record),
+        products={f"product-{path.stem}": file_facts(path) for path in products} | _zarr(paths, entries),
+        started=record.created,
+        finished=finished_time(record, entries),
+    )
+
+
+def _inputs(paths: RunPaths, record: RunRecord) -> dict[str, dict[str, Any]]:
+    targets = {
+        f"targets-{i}": {"file": name, "sha256": digest}
+        for i, (name, digest) in enumerate(sorted(record.targets_sha256.items()), 1)
+    }
+    sources = {
+        f"source-{i}": source.model_dump(mode="json")
+        | ({"index_sha256": file_facts(paths.run / source.index)["sha256"]} if source.index else {})
+        for i, source in enumerate(record.sources, 1)
+    }
+    model = {"file": paths.model.name, "sha256": record.model_sha256}
+    return targets | sources | {"model": model, "recipe": record.recipe.model_dump(mode="json")}
+
+
+def _activity(record: RunRecord, entries: Entries, counts: Counts) -> dict[str, Any]:
+    versions: dict[str, str] = dict(record.versions)
+    for entry in entries.values():
+        versions |= entry.versions
+    return {
+        "selection": [cut.model_dump() for cut in record.cuts],
+        "select": record.select,
+        "footprint": record.footprint,
+        "exclude": record.exclude,
+        "notes": list(record.notes),
+        "statuses": {str(int(status)): n for status, n in sorted(counts.items())},
+        "blocks": record.n_blocks,
+        "blocks_finished": len(entries),
+        "block_seconds": round(sum(entry.seconds for entry in entries.values()), 3),
+        "versions": versions,
+        "hosts": sorted({entry.host for entry in entries.values()}),
+        "providers": sorted({entry.provider for entry in entries.values()}),
+    }
+
+
+def _zarr(paths: RunPaths, entries: Entries) -> dict[str, dict[str, Any]]:
+    """Return one checksum for all shards; the ledger holds each one's own."""
+    digest = hashlib.sha256()
+    shards = [(block, name, s.sha256) for block, e in sorted(entries.items()) for name, s in sorted(e.shards.items())]
+    for block, name, sha256 in shards:
+        digest.update(f"{block} {name} {sha256}\n".encode())
+    about = {"file": paths.zarr.name, "shards": len(shards), "shards_sha256": digest.hexdigest()}
+    return {f"product-{paths.zarr.stem}": about}
