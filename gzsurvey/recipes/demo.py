@@ -1,0 +1,47 @@
+"""The recipe of the demo: every stage of the chain, and what its catalogue must reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from gzsurvey.recipes.base import Section, load
+from gzsurvey.recipes.simulation import SimulationRecipe
+from gzsurvey.recipes.survey import SurveyRecipe
+from gzsurvey.recipes.training import FinetuneRecipe, PretrainRecipe
+from gzsurvey.resources import RECIPES, find
+
+
+class DemoChecks(Section):
+    """What makes the demo exit 1 when it is not reached."""
+
+    featured_auc: Annotated[float, Field(ge=0.5, le=1)]
+    """Least ROC-AUC of featured galaxies against smooth ones."""
+    embedding_spread: Annotated[float, Field(ge=0)]
+    """Least spread of unit embeddings; 0 would be one point for all galaxies."""
+
+
+class DemoRecipe(Section):
+    """What `demo` runs."""
+
+    seed: Annotated[int, Field(ge=0)]
+    """Replaces the seed of every stage."""
+    image_size: Annotated[int, Field(ge=16, le=224)]
+    simulation: SimulationRecipe
+    pretrain: PretrainRecipe
+    finetune: FinetuneRecipe
+    survey: SurveyRecipe
+    checks: DemoChecks
+
+
+def load_demo_recipe(name_or_path: str = "demo", overrides: Iterable[str] = ()) -> DemoRecipe:
+    """Read a demo recipe.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        No such recipe, or a mistake in it.
+    """
+    return load(find(RECIPES, name_or_path), DemoRecipe, overrides)
