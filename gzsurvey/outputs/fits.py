@@ -6,16 +6,16 @@ STIL reads it). It is written as raw bytes, because its cards must keep their or
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io.fits import Card, Header
 from numpy.typing import NDArray
 
+from gzsurvey.outputs.aside import written_aside
 from gzsurvey.outputs.columns import MAX_TEXT, Column
 from gzsurvey.outputs.parameters import Parameter
 from gzsurvey.outputs.votable import dataless_votable
@@ -27,8 +27,11 @@ _ROWS = 16_384
 _EMPTY_SUM = "0" * 16
 
 
-class TableWriter:
-    """Writes one table; the file appears under its name only when it is whole.
+@contextmanager
+def open_table(
+    path: Path, columns: Sequence[Column], n_rows: int, parameters: Sequence[Parameter] = (), name: str = "catalogue"
+) -> Iterator[TableWriter]:
+    """Write one table; the file appears under its name only when it is whole.
 
     Parameters
     ----------
@@ -43,47 +46,37 @@ class TableWriter:
     name : str
         EXTNAME, and the table's name in TOPCAT.
 
+    Raises
+    ------
+    ValueError
+        Fewer rows came than were announced.
+
     Examples
     --------
-    >>> with TableWriter(path, columns, 2, parameters) as table:  # doctest: +SKIP
+    >>> with open_table(path, columns, 2, parameters) as table:  # doctest: +SKIP
     ...     table.append({"id": ids, "ra": ra})
     """
+    with written_aside(path) as aside, aside.open("wb") as file:
+        table = TableWriter(file, columns, n_rows, parameters, name)
+        yield table
+        table.finish()
+
+
+class TableWriter:
+    """Writes the rows of one table to an open file; see `open_table`."""
 
     def __init__(
-        self,
-        path: Path,
-        columns: Sequence[Column],
-        n_rows: int,
-        parameters: Sequence[Parameter] = (),
-        name: str = "catalogue",
+        self, file: BinaryIO, columns: Sequence[Column], n_rows: int, parameters: Sequence[Parameter], name: str
     ) -> None:
-        self.path, self.columns, self.n_rows = path, tuple(columns), n_rows
-        self._dtype = np.dtype([(column.name, column.numpy) for column in self.columns])
-        self._header = _table_header(self.columns, n_rows, self._dtype.itemsize, parameters, name)
-        self._primary = _primary_hdu(dataless_votable(name, self.columns, n_rows, parameters))
-        self._aside = path.with_name(f".{path.name}.part")
+        self._file, self._columns, self._n_rows = file, tuple(columns), n_rows
+        self._dtype = np.dtype([(column.name, column.numpy) for column in self._columns])
+        self._header = _table_header(self._columns, n_rows, self._dtype.itemsize, parameters, name)
         self._rows = 0
         self._sum = _Checksum()
-
-    def __enter__(self) -> TableWriter:
-        self._file: BinaryIO = self._aside.open("wb")
-        self._file.write(self._primary)
+        self._start = self._file.write(_primary_hdu(dataless_votable(name, self._columns, n_rows, parameters)))
         self._file.write(_header_bytes(self._header))
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            with self._file:
-                if kind is None:
-                    self._finish()
-                    self._aside.replace(self.path)
-                    sync_directory(self.path.parent)
-        finally:
-            self._aside.unlink(missing_ok=True)
-
-    def append(self, rows: Mapping[str, NDArray[np.generic]]) -> None:
+    def append(self, rows: Mapping[str, NDArray[Any]]) -> None:
         """Write rows.
 
         Parameters
@@ -96,35 +89,33 @@ class TableWriter:
         ValueError
             More rows than announced, or a text longer than its column.
         """
-        n = len(rows[self.columns[0].name])
-        if self._rows + n > self.n_rows:
-            raise ValueError(f"{self.path}: {self._rows + n} rows, but {self.n_rows} were announced")
+        n = len(rows[self._columns[0].name])
+        if self._rows + n > self._n_rows:
+            raise ValueError(f"{self._rows + n} rows, but {self._n_rows} were announced")
         self._rows += n
         for start in range(0, n, _ROWS):
             self._write_records(rows, slice(start, min(start + _ROWS, n)))
 
-    def _write_records(self, rows: Mapping[str, NDArray[np.generic]], part: slice) -> None:
+    def _write_records(self, rows: Mapping[str, NDArray[Any]], part: slice) -> None:
         records = np.empty(part.stop - part.start, dtype=self._dtype)
-        for column in self.columns:
+        for column in self._columns:
             records[column.name] = encode(column, rows[column.name][part])
-        content = records.view(np.uint8).data if len(records) else b""
+        content = records.view(np.uint8).data
         self._sum.add(content)
         self._file.write(content)
 
-    def _finish(self) -> None:
-        if self._rows != self.n_rows:
-            raise ValueError(f"{self.path}: {self._rows} rows, but {self.n_rows} were announced")
+    def finish(self) -> None:
+        """Pad the data and complete the header with its checksums."""
+        if self._rows != self._n_rows:
+            raise ValueError(f"{self._rows} rows, but {self._n_rows} were announced")
         self._file.write(bytes(-self._rows * self._dtype.itemsize % BLOCK))
-        data_sum = self._sum.value
-        self._header["DATASUM"] = str(data_sum)
-        self._header["CHECKSUM"] = _checksum_text(self._header, data_sum)
-        self._file.seek(len(self._primary))
+        self._header["DATASUM"] = str(self._sum.value)
+        self._header["CHECKSUM"] = _checksum_text(self._header, self._sum.value)
+        self._file.seek(self._start)
         self._file.write(_header_bytes(self._header))
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
-def encode(column: Column, values: NDArray[np.generic]) -> NDArray[np.generic]:
+def encode(column: Column, values: NDArray[Any]) -> NDArray[Any]:
     """Turn values into the cells of `column`.
 
     Parameters
@@ -155,7 +146,7 @@ def encode(column: Column, values: NDArray[np.generic]) -> NDArray[np.generic]:
     return text
 
 
-def ascii_text(values: NDArray[np.generic]) -> NDArray[np.bytes_]:
+def ascii_text(values: NDArray[Any]) -> NDArray[np.bytes_]:
     """Return text as ASCII bytes, shape (N,), "?" standing for every other character."""
     unicode = np.asarray(values).astype(np.str_)
     encoded: NDArray[np.bytes_] = np.strings.encode(unicode, "ascii", "replace")
@@ -163,15 +154,6 @@ def ascii_text(values: NDArray[np.generic]) -> NDArray[np.bytes_]:
         codes = encoded.view(np.uint8)
         codes[(codes != 0) & ((codes < 32) | (codes > 126))] = ord("?")
     return encoded
-
-
-def sync_directory(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Checksum:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.card import Card, ClassesHead, TrainingRange
-from gzsurvey.inference.outliers import embedding_distance
+from gzsurvey.outliers import embedding_distance
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Layout, column_word
 from gzsurvey.status import Status
@@ -26,23 +26,25 @@ TRAINING_ORDER = 18
 """HEALPix order of the card's training cells: 0.8 arcsec."""
 
 
-def catalogue_rows(block: Mapping[str, Array], layout: Layout) -> Rows:
+def catalogue_rows(block: Mapping[str, Array], layout: Layout, measured: Mapping[str, Array] | None = None) -> Rows:
     """Compute every catalogue column of one block.
 
     Parameters
     ----------
     block : mapping of str to array, shape (N, ...)
         Arrays of ``predictions.zarr`` by name: ``id``, the names of `columns.ROW_COLUMNS`,
-        layers, kept columns, one per model output; ``r50`` (arcsec) and ``mag`` where known.
+        layers, kept columns, one per model output.
     layout : Layout
         Which columns are wanted. Those of `full` hold those of `catalogue`.
+    measured : mapping of str to array, shape (N,), optional
+        ``r50`` (arcsec) and ``mag`` of the targets, to compare with the training galaxies'.
 
     Returns
     -------
     dict of str to array, shape (N,)
         By column name. NaN, blank or null where a row has no prediction.
     """
-    predicted = np.asarray(block[c.STATUS.name]) == Status.PREDICTED
+    predicted = _predicted(block)
     rows: Rows = {layout.stored.target_id.name: block["id"]}
     stored = (*c.ROW_COLUMNS, *layout.stored.layers, *layout.stored.kept)
     rows |= {column.name: block[column.name] for column in stored}
@@ -51,14 +53,15 @@ def catalogue_rows(block: Mapping[str, Array], layout: Layout) -> Rows:
         rows |= vote_rows(answers, layout)
     for task in layout.tasks:
         rows |= task_rows(_where(predicted, block[task.output]), task, layout.prevalence.get(task.task))
-    return rows | quality_rows(block, layout.card)
+    return rows | quality_rows(block, layout.card, measured or {})
 
 
 def vote_rows(concentration: Array, layout: Layout) -> Rows:
     """Columns of all questions of `layout`, from concentrations of its answers, float, shape (N, A)."""
     tree = layout.tree
     fractions = expected_fractions(concentration, tree)
-    asked = np.where(np.isfinite(concentration).all(axis=1)[:, np.newaxis], proportion_asked(fractions, tree), np.nan)
+    known = np.isfinite(concentration).all(axis=1, keepdims=True)
+    asked = np.where(known, proportion_asked(fractions, tree), np.nan)
     per_answer = {c.FRACTION: fractions}
     if layout.flavour == "full":
         lower, upper = credible_interval(concentration, tree)
@@ -103,9 +106,9 @@ def at_prevalence(scores: Array, head: ClassesHead, prevalence: Mapping[str, flo
     return corrected
 
 
-def quality_rows(block: Mapping[str, Array], card: Card) -> Rows:
-    """How far a row lies from what the model was trained on."""
-    predicted = np.asarray(block[c.STATUS.name]) == Status.PREDICTED
+def quality_rows(block: Mapping[str, Array], card: Card, measured: Mapping[str, Array]) -> Rows:
+    """Say how far rows lie from what the model was trained on; arguments as of `catalogue_rows`."""
+    predicted = _predicted(block)
     distance = score = np.full(len(predicted), np.nan, dtype=np.float32)
     if card.embedding_reference is not None:
         embedding = _where(predicted, block["embedding"])
@@ -114,7 +117,7 @@ def quality_rows(block: Mapping[str, Array], card: Card) -> Rows:
         c.OOD_DISTANCE.name: distance,
         c.OOD_SCORE.name: score,
         c.IN_TRAINING.name: in_training(np.asarray(block[c.HEALPIX.name]), card),
-        c.FAILS_CUTS.name: fails_training_cuts(block, card.training_ranges, len(predicted)),
+        c.FAILS_CUTS.name: fails_training_cuts(measured, card.training_ranges, len(predicted)),
     }
 
 
@@ -149,18 +152,18 @@ def _with_neighbours(cells: tuple[int, ...]) -> NDArray[np.int64]:
     if not cells:
         return np.zeros(0, dtype=np.int64)
     found = np.unique(np.asarray(neighbours(np.asarray(cells, dtype=np.uint64), TRAINING_ORDER)).astype(np.int64))
-    return found[found >= 0]
+    return np.asarray(found[found >= 0])
 
 
 def fails_training_cuts(
-    block: Mapping[str, Array], ranges: Mapping[str, TrainingRange], n_rows: int
+    measured: Mapping[str, Array], ranges: Mapping[str, TrainingRange], n_rows: int
 ) -> NDArray[np.int16]:
     """Say which rows lie outside the training galaxies' sizes or magnitudes.
 
     Parameters
     ----------
-    block : mapping of str to array, shape (N,)
-        Holds some of the quantities of `ranges`.
+    measured : mapping of str to array, shape (N,)
+        Some of the quantities of `ranges`; NaN: unknown.
     ranges : mapping of str to TrainingRange
         By quantity: ``r50`` (arcsec), ``mag``.
     n_rows : int
@@ -174,11 +177,15 @@ def fails_training_cuts(
     known = np.zeros(n_rows, dtype=bool)
     outside = np.zeros(n_rows, dtype=bool)
     for quantity, limits in ranges.items():
-        if quantity in block:
-            values = np.asarray(block[quantity], dtype=np.float64)
+        if quantity in measured:
+            values = np.asarray(measured[quantity], dtype=np.float64)
             known |= np.isfinite(values)
             outside |= (values < limits.low) | (values > limits.high)
     return np.where(known, outside, UNKNOWN).astype(np.int16)
+
+
+def _predicted(block: Mapping[str, Array]) -> NDArray[np.bool_]:
+    return np.asarray(np.asarray(block[c.STATUS.name]) == Status.PREDICTED)
 
 
 def _where(predicted: NDArray[np.bool_], values: Array) -> NDArray[np.float64]:

@@ -54,7 +54,7 @@ def header_parameters(record: RunRecord, layout: Layout, entries: Entries, count
         Parameter("NPREDICT", counts.get(Status.PREDICTED, 0), "rows with status 0"),
     ]
     for number, source in enumerate(record.sources, 1):
-        facts.append(Parameter(f"SOURCE{number}"[:8], source.text, "source of pixels"))
+        facts.append(Parameter(f"SOURCE{number}"[:8], source.name, "source of pixels, as in image_set"))
         facts.append(Parameter(f"BANDS{number}"[:8], ",".join(source.bands or card.preparation.bands), "its bands"))
     for number, cut in enumerate(record.cuts, 1):
         facts.append(Parameter(f"CUT{number}", f"{cut.name}: {cut.before} -> {cut.after}", "targets before, after"))
@@ -81,11 +81,12 @@ def provenance(run: Path, record: RunRecord, entries: Entries, counts: Counts) -
         Targets by status.
     """
     paths = RunPaths(run)
-    products = (paths.catalogue, paths.catalogue_full, paths.missing, *sorted(paths.moc.glob("*.fits")))
+    products = {path.stem: path for path in (paths.catalogue, paths.catalogue_full, paths.missing)}
+    products |= {f"moc-{path.stem}": path for path in sorted(paths.moc.glob("*.fits"))}
     return Provenance(
         activity=_activity(record, entries, counts),
         inputs=_inputs(paths, record),
-        products={f"product-{path.stem}": file_facts(path) for path in products} | _zarr(paths, entries),
+        products={f"product-{name}": file_facts(path) for name, path in products.items()} | _zarr(paths, entries),
         started=record.created,
         finished=finished_time(record, entries),
     )

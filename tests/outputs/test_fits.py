@@ -8,7 +8,7 @@ import pytest
 from astropy.io import fits
 
 from gzsurvey.outputs.columns import Column, Flavour, Layout
-from gzsurvey.outputs.fits import TableWriter
+from gzsurvey.outputs.fits import open_table
 from gzsurvey.outputs.parameters import Parameter
 from gzsurvey.outputs.rows import catalogue_rows
 from outputs.catalogues import BIG_ID, client, make_block, make_card, make_stored
@@ -27,7 +27,7 @@ def write(path: Path, flavour: Flavour = "catalogue", pieces: int = 3) -> tuple[
     card = make_card()
     layout = Layout(card, ("gz_decals_dr8",), make_stored(), flavour)
     rows = catalogue_rows(make_block(card, N), layout)
-    with TableWriter(path, layout.columns, N, PARAMETERS) as table:
+    with open_table(path, layout.columns, N, PARAMETERS) as table:
         for part in np.array_split(np.arange(N), pieces):
             table.append({name: values[part] for name, values in rows.items()})
     return layout, rows
@@ -111,23 +111,23 @@ def test_an_error_leaves_the_old_file_and_nothing_aside(tmp_path: Path) -> None:
     path = tmp_path / "t.fits"
     path.write_text("old")
     column = Column("name", "A", 3)
-    with pytest.raises(ValueError, match="holds 3 characters, a value has 4"), TableWriter(path, [column], 1) as table:
+    with pytest.raises(ValueError, match="holds 3 characters, a value has 4"), open_table(path, [column], 1) as table:
         table.append({"name": np.array(["long"])})
-    with pytest.raises(ValueError, match="1 rows, but 2 were announced"), TableWriter(path, [column], 2) as table:
+    with pytest.raises(ValueError, match="1 rows, but 2 were announced"), open_table(path, [column], 2) as table:
         table.append({"name": np.array(["abc"])})
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_empty_table_is_valid(tmp_path: Path) -> None:
-    with TableWriter(tmp_path / "t.fits", [Column("a", "E"), Column("ok", "L")], 0):
+    with open_table(tmp_path / "t.fits", [Column("a", "E"), Column("ok", "L")], 0):
         pass
     with fits.open(tmp_path / "t.fits", checksum=True) as hdus:
         assert len(hdus[1].data) == 0
 
 
 def test_logicals_survive(tmp_path: Path) -> None:
-    with TableWriter(tmp_path / "t.fits", [Column("ok", "L")], 2) as table:
+    with open_table(tmp_path / "t.fits", [Column("ok", "L")], 2) as table:
         table.append({"ok": np.array([True, False])})
     with fits.open(tmp_path / "t.fits") as hdus:
         assert list(hdus[1].data["ok"]) == [True, False]

@@ -1,0 +1,130 @@
+"""A small RUN on disk, as plan and worker leave it, without their work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from gzsurvey.card import Card
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.zarr import create_arrays, write_block
+from gzsurvey.recipes.survey import SurveyRecipe
+from gzsurvey.sky.blocks import Block
+from gzsurvey.sky.tables import ColumnInfo
+from gzsurvey.sky.targets import Cut, Targets
+from gzsurvey.survey import ledger
+from gzsurvey.survey.layout import array_specs, group_attributes
+from gzsurvey.survey.record import ColumnRecord, CutRecord, RunRecord, SourceRecord, write_record
+from gzsurvey.survey.targets_file import write_targets
+from outputs.catalogues import make_block, make_card
+
+BLOCK_ROWS = 256
+RECIPE = SurveyRecipe(
+    block_rows=256, batch_size=8, missing_limit=0.2, retries=0, fault_limit=0.5, preview_targets=0, check_rows=0
+)
+
+
+def write_model(path: Path, card: Card) -> None:
+    """Every output is a linear function of the mean colour."""
+    size, rng = card.preparation.image_size, np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("GlobalAveragePool", ["real"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["colour"]),
+    ]
+    weights = []
+    for name, width in card.outputs.items():
+        weights.append(numpy_helper.from_array(rng.uniform(0.1, 1, (3, width)).astype(np.float32), f"w_{name}"))
+        nodes.append(helper.make_node("MatMul", ["colour", f"w_{name}"], [name]))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 3, size, size])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", w]) for n, w in card.outputs.items()]
+    graph = helper.make_graph(nodes, "colour", [image], outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, card.to_metadata())
+    path.write_bytes(model.SerializeToString())
+
+
+def make_targets(block: dict[str, np.ndarray]) -> Targets:
+    info = (
+        ColumnInfo("mag_r", "mag", "phot.mag;em.opt.R;meta.main", "r magnitude"),
+        ColumnInfo("flag", "", "", "", -(2**31)),
+        ColumnInfo("field"),
+    )
+    return Targets(
+        id=block["id"],
+        ra_deg=block["ra"],
+        dec_deg=block["dec"],
+        healpix_29=block["healpix_29"],
+        r50_arcsec=block["r50"],
+        r90_arcsec=None,
+        image=None,
+        kept={column.name: block[column.name] for column in info},
+        kept_columns=info,
+        id_column=ColumnInfo("objid", description="Survey object"),
+        cuts=(Cut("table", len(block["id"]) + 5, len(block["id"])),),
+    )
+
+
+def make_run(
+    run: Path, card: Card | None = None, n: int = 600, skip: Collection[int] = (), source: str = "synthetic:"
+) -> dict[str, np.ndarray]:
+    """Write a RUN of `n` rows whose blocks are finished, but those in `skip`; return its rows."""
+    card = card or make_card()
+    block, paths = make_block(card, n), RunPaths(run)
+    block["r50"] = block["r50"].astype(np.float32)
+    targets = make_targets(block)
+    run.mkdir(parents=True)
+    write_model(paths.model, card)
+    write_targets(run, targets, block["cutout_width"].astype(float), BLOCK_ROWS)
+    specs = array_specs(card, targets, ("psfsize_r",))
+    create_arrays(paths.zarr, specs, n, BLOCK_ROWS, group_attributes(card, "0" * 64, ()))
+    record = _record(targets, n, source)
+    write_record(run, record)
+    names = {spec.name for spec in specs}
+    for number in set(range(record.n_blocks)) - set(skip):
+        _finish(run, record.blocks[number], {name: block[name] for name in names})
+    return block
+
+
+def _record(targets: Targets, n: int, source: str) -> RunRecord:
+    def described(info: ColumnInfo) -> ColumnRecord:
+        return ColumnRecord(name=info.name, unit=info.unit, ucd=info.ucd, description=info.description, null=info.null)
+
+    return RunRecord(
+        inputs={},
+        model_sha256="0123456789abcdef" * 4,
+        targets="somewhere/targets.fits",
+        targets_sha256={"targets.fits": "ab" * 32},
+        sources=(SourceRecord(text=source, name=source, bands=None, zeropoints=None),),
+        recipe=RECIPE,
+        batch_size=8,
+        provider="cpu",
+        rows=n,
+        block_rows=BLOCK_ROWS,
+        has_positions=True,
+        id_column=described(targets.id_column),
+        kept=tuple(described(info) for info in targets.kept_columns),
+        select="mag_r < 20",
+        cuts=tuple(CutRecord(name=cut.name, before=cut.before, after=cut.after) for cut in targets.cuts),
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+def _finish(run: Path, block: Block, values: dict[str, np.ndarray]) -> None:
+    part = {name: column[block.start : block.stop] for name, column in values.items()}
+    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside, block.number, part)
+    codes, counts = np.unique(part["status"], return_counts=True)
+    ledger.write_entry(
+        run,
+        ledger.LedgerEntry.model_validate(
+            {
+                "block": block.number, "state": "done", "rows": block.rows, "seconds": 1.5, "provider": "cpu",
+                "statuses": dict(zip(codes.tolist(), counts.tolist(), strict=True)), "host": "here",
+                "shards": {name: {"bytes": s.bytes, "sha256": s.sha256} for name, s in shards.items()},
+                "versions": {"zarr": "3"}, "finished": f"2026-01-01T00:00:{block.number:02d}+00:00",
+            }
+        ),
+    )  # fmt: skip

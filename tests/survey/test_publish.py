@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from mocpy import MOC
+from outputs.catalogues import BIG_ID, client, make_card
+from outputs.runs import BLOCK_ROWS, make_run
+
+from gzsurvey.catalogue import read_catalogue
+from gzsurvey.errors import CardMismatch, RunIncomplete
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.provenance import sha256_of
+from gzsurvey.status import Status
+from gzsurvey.survey import ledger
+from gzsurvey.survey.publish import publish
+
+N = 600
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    run = tmp_path_factory.mktemp("publish") / "run"
+    block = make_run(run, n=N)
+    assert publish(run) == run / "catalogue.fits"
+    return run, block
+
+
+def test_one_row_per_target_in_order(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    run, block = published
+    for name in ("catalogue.fits", "catalogue_full.fits"):
+        data = fits.getdata(run / name, 1)
+        np.testing.assert_array_equal(data["objid"], block["id"])
+        np.testing.assert_array_equal(data["status"], block["status"])
+        np.testing.assert_array_equal(data["ra"], block["ra"])
+        np.testing.assert_array_equal(data["psfsize_r"], block["psfsize_r"])
+        assert list(data["image_id"]) == list(block["image_id"])
+
+
+@pytest.mark.parametrize("name", ["catalogue.fits", "catalogue_full.fits"])
+def test_fitsverify_finds_nothing(published: tuple[Path, dict[str, np.ndarray]], name: str) -> None:
+    done = subprocess.run([client("fitsverify"), published[0] / name], capture_output=True, text=True)
+    assert "found 0 warning(s) and 0 error(s)" in done.stdout, done.stdout
+
+
+def test_kept_columns_keep_what_the_targets_say(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    table = read_catalogue(published[0])
+    assert (table["mag_r"].unit, table["mag_r"].meta["ucd"]) == ("mag", "phot.mag;em.opt.R")
+    assert table["flag"].description == "flag of targets.fits"
+    assert table["field"].meta["ucd"] == "meta.record"
+    assert table["flag"].mask[0]
+    assert table["objid"].description == "Survey object"
+    assert table["objid"][0] == BIG_ID
+
+
+def test_misses_are_listed_with_reasons(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    run, block = published
+    table = Table.read(run / "missing.ecsv")
+    missed = block["status"] != 0
+    np.testing.assert_array_equal(table["objid"], block["id"][missed])
+    np.testing.assert_array_equal(table["ra"], block["ra"][missed])
+    assert set(table["reason"]) == {'because, of "it" all'}
+    assert table["ra"].unit == "deg"
+
+
+def test_requested_is_delivered_and_missing(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    run, block = published
+    maps = {name: MOC.from_fits(run / "moc" / f"{name}.fits") for name in ("requested", "delivered", "missing")}
+    assert maps["requested"] == maps["delivered"].union(maps["missing"])
+    cells = np.unique(block["healpix_29"] >> 36)
+    np.testing.assert_array_equal(np.sort(maps["requested"].flatten()), cells)
+    assert MOC.from_fits(run / "moc" / "footprint.fits") == maps["requested"]
+
+
+def test_provenance_names_inputs_products_and_counts(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    run, _ = published
+    document = json.loads((run / "provenance.json").read_text())
+    entity = document["entity"]
+    assert entity["gzsurvey:targets-1"]["gzsurvey:sha256"] == "ab" * 32
+    assert entity["gzsurvey:product-catalogue"]["gzsurvey:sha256"] == sha256_of(run / "catalogue.fits")
+    assert {"gzsurvey:product-missing", "gzsurvey:product-moc-missing", "gzsurvey:model"} <= set(entity)
+    activity = document["activity"]["gzsurvey:run"]
+    assert activity["prov:endTime"].startswith("2026-01-01T00:00:02")
+    assert sum(json.loads(activity["gzsurvey:statuses"]).values()) == N
+    names = {use["prov:entity"] for use in document["used"].values()}
+    assert names <= set(entity)
+    assert "gzsurvey:source-1" in names
+
+
+def test_the_header_tells_the_selection(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    header = fits.getheader(published[0] / "catalogue.fits", 1)
+    assert header["CUT1"] == "table: 605 -> 600"
+    assert header["SELECT"] == "mag_r < 20"
+    assert header["CAMPAIGN"] == "gz_decals_dr8"
+    assert header["MODELSHA"] == "0123456789abcdef"
+    assert header["SIMULATD"] is True
+
+
+def test_publishing_again_gives_the_same_bytes(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    run, _ = published
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    publish(run)
+    assert {path: path.read_bytes() for path in files} == before
+    assert files == [path for path in sorted(run.rglob("*")) if path.is_file()]
+
+
+def test_the_store_is_consolidated_and_opens_with_xarray(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    xarray = pytest.importorskip("xarray")
+    run, block = published
+    opened = xarray.open_zarr(run / "predictions.zarr", consolidated=True)
+    assert opened["concentration"].dims == ("row", "answer")
+    assert opened.sizes["row"] == N
+    np.testing.assert_array_equal(opened["id"].values, block["id"])
+
+
+def test_an_unfinished_run_is_published_with_status_40(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    block = make_run(run, n=N, skip={1})
+    failure = {"block": 1, "state": "failed", "rows": 0, "seconds": 0, "finished": "2026-01-01", "cause": "disk full"}
+    ledger.write_entry(run, ledger.LedgerEntry.model_validate(failure))
+    with pytest.raises(RunIncomplete, match=r"1 of 3 blocks are not finished \(disk full\)") as caught:
+        publish(run)
+    assert caught.value.exit_code == 3
+    data = fits.getdata(run / "catalogue.fits", 1)
+    left = slice(BLOCK_ROWS, 2 * BLOCK_ROWS)
+    assert (data["status"][left] == Status.BLOCK_NOT_FINISHED).all()
+    np.testing.assert_array_equal(data["objid"], block["id"])
+    np.testing.assert_array_equal(data["mag_r"], block["mag_r"])
+    assert np.isnan(data["bar_strong_fraction"][left]).all()
+    missing = Table.read(run / "missing.ecsv")
+    assert len(missing) == N - int((data["status"] == 0).sum())
+    assert "its block was not finished" in set(missing["reason"])
+
+
+def test_campaigns_are_a_choice_of_publishing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, n=20)
+    publish(run, campaigns=["gz2", "gz_decals_dr8"])
+    names = fits.getdata(run / "catalogue.fits", 1).names
+    assert "bar_dr8_strong_fraction" in names
+    assert fits.getheader(run / "catalogue.fits", 1)["CAMPAIGN"] == "gz2, gz_decals_dr8"
+    with pytest.raises(CardMismatch, match="no campaign 'gz3'"):
+        publish(run, campaigns=["gz3"])
+
+
+def test_a_model_without_votes_has_its_task_alone(tmp_path: Path) -> None:
+    card = make_card(heads=make_card().heads[1:], default_campaign=None)
+    make_run(tmp_path / "run", card, n=20)
+    publish(tmp_path / "run", prevalence={"ring": {"Ring": 0.1, "not-ring": 0.9}})
+    table = read_catalogue(tmp_path / "run")
+    assert "ring_Ring_score" in table.colnames
+    assert not [name for name in table.colnames if name.endswith("proportion_asked")]
+    assert table["ring_Ring_probability"].count() > 0
+    assert table.meta["PREVAL1"] == "ring: Ring 0.1, not-ring 0.9"
+
+
+def test_the_catalogue_lies_where_the_paths_say(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    paths = RunPaths(published[0])
+    assert all(path.is_file() for path in (paths.catalogue, paths.catalogue_full, paths.missing, paths.provenance))
