@@ -165,7 +165,7 @@ def _matches(pattern: Path) -> list[Path]:
 
 def _is_image(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts)
     return not hidden and PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
