@@ -1,1 +1,5 @@
-"""From a checkpoint to one ONNX file."""
+"""The bridge between training and survey: one ONNX file with its card."""
+
+from gzsurvey.export.onnx import export
+
+__all__ = ["export"]

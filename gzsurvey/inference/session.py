@@ -17,6 +17,8 @@ from gzsurvey.errors import CardMismatch
 from gzsurvey.inference.provider import CUDA, Provider, open_session
 
 INPUT = "image"
+_LEAST_BATCH = 2
+"""ONNX Runtime multiplies a single row by other kernels than several, with other roundings."""
 _ELEMENT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
@@ -87,7 +89,8 @@ class OnnxModel:
         -------
         dict of float32, shape (N, ...)
             By output name, in the card's order. On one machine and provider a galaxy's values
-            are the same to the bit whatever N, its position and its neighbours.
+            are the same to the bit whatever N, its position and its neighbours; on a CPU
+            whatever the batch size too.
 
         Raises
         ------
@@ -107,9 +110,9 @@ class OnnxModel:
 
     def _run_batch(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
         n = len(batch)
-        if self.provider == CUDA and n < self.batch_size:
-            padding = np.zeros((self.batch_size - n, *batch.shape[1:]), batch.dtype)
-            batch = np.concatenate([batch, padding])
+        least = max(_LEAST_BATCH, self.batch_size) if self.provider == CUDA else _LEAST_BATCH
+        if n < least:
+            batch = np.concatenate([batch, np.zeros((least - n, *batch.shape[1:]), batch.dtype)])
         outputs = self._session.run(list(self.card.outputs), {INPUT: np.ascontiguousarray(batch)})
         return [values[:n] for values in outputs] if len(batch) > n else list(outputs)
 

@@ -1,0 +1,152 @@
+"""The page beside a model file, for people: what it is, may be used for, and where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from gzsurvey.card import Card, ClassesHead, Head
+from gzsurvey.export.agreement import TOLERANCE
+
+
+def model_card(card: Card, file_name: str) -> str:
+    """Describe a model in Markdown.
+
+    Parameters
+    ----------
+    card : Card
+        As it stands in the file.
+    file_name : str
+        Name of the ONNX file.
+    """
+    parts = [
+        _title(card, file_name),
+        _outputs(card),
+        _input(card),
+        _training(card),
+        _credits(card),
+        _agreement(card),
+        _limits(card),
+        _versions(card),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
+
+
+def _title(card: Card, file_name: str) -> Iterator[str]:
+    yield f"# {card.name}"
+    yield ""
+    yield f"`{file_name}`, written by gzsurvey on {card.created}. One self-contained ONNX file;"
+    yield "everything below also stands in it as JSON, under the metadata key `gzsurvey.card`."
+    if card.simulated:
+        yield ""
+        yield "**Trained on simulated galaxies only. It shows that the chain works; it knows no real sky.**"
+
+
+def _outputs(card: Card) -> Iterator[str]:
+    yield "## What it says"
+    yield ""
+    yield from _table(
+        ("output", "shape", "meaning"),
+        [("`embedding`", f"(batch, {card.embedding_size})", "where the galaxy lies among others like it")]
+        + [(f"`{head.output}`", f"(batch, {head.width})", _meaning(head)) for head in card.heads],
+    )
+    if card.votes is not None:
+        yield ""
+        yield "A vote fraction is a concentration over the sum of its question. Questions:"
+        yield ""
+        yield from _table(("question", "campaign", "answers"), _questions(card))
+        yield ""
+        yield f"Campaign whose volunteers a catalogue imitates by default: {card.default_campaign or 'none named'}."
+
+
+def _meaning(head: Head) -> str:
+    if isinstance(head, ClassesHead):
+        shares = ", ".join(f"{name} {share:.3g}" for name, share in head.balance.items())
+        return f"probability of {', '.join(head.classes)}; shares among the labels: {shares or 'unknown'}"
+    campaigns = ", ".join(head.tree.campaigns)
+    return f"Dirichlet concentrations of {head.width} answers to {len(head.tree.questions)} questions of {campaigns}"
+
+
+def _questions(card: Card) -> Iterator[tuple[str, str, str]]:
+    assert card.votes is not None
+    for question in card.votes.tree.questions:
+        yield f"`{question.name}`", question.campaign, ", ".join(question.answers)
+
+
+def _input(card: Card) -> Iterator[str]:
+    preparation = card.preparation
+    stretch = preparation.stretch
+    rule, size = preparation.scale_rule, preparation.image_size
+    field = (
+        f"{rule.fov_arcsec:g} arcsec"
+        if rule.fov_arcsec is not None
+        else f"the rule '{rule.kind}', at most {rule.max_fov_arcsec:g} arcsec"
+    )
+    yield "## What it expects"
+    yield ""
+    yield f"- Input `image`: {card.input_type} (batch, 3, {size}, {size}), planes R, G, B, north up, east left."
+    yield "  Scaling of pixel values is inside the file: give it 0 to 255."
+    yield f"- Bands {', '.join(preparation.bands)} (bluest first; the reddest is R)."
+    yield f"- Stretch '{stretch.kind}' with {', '.join(f'{scale:g}' for scale in stretch.scales)}, on nanomaggies"
+    yield f"  (AB zero point 22.5) per pixel of {stretch.reference_scale_arcsec:g} arcsec."
+    yield f"- Field of view: {field}."
+    yield f"- Ready images: the central {100 * preparation.crop:g} % of the side, resized with antialiasing."
+
+
+def _training(card: Card) -> Iterator[str]:
+    yield "## What it was trained on"
+    yield ""
+    yield from _table(("source", "galaxies"), [(c.name, f"{c.galaxies:,}") for c in card.credits])
+    for quantity, limits in card.training_ranges.items():
+        yield ""
+        yield f"Range of {quantity} in training: {limits.low:g} to {limits.high:g}."
+    yield ""
+    yield f"Dataset sha256 `{card.dataset_sha256 or 'unknown'}`, recipe sha256 `{card.recipe_sha256 or 'unknown'}`."
+
+
+def _credits(card: Card) -> Iterator[str]:
+    yield "## Licences and citations"
+    yield ""
+    for note in card.licence_notes:
+        yield f"**{note}**"
+        yield ""
+    for credit in card.credits:
+        yield f"- {credit.name}: {credit.licence or 'licence not stated'}. {credit.citation}"
+
+
+def _agreement(card: Card) -> Iterator[str]:
+    yield "## Agreement with torch"
+    yield ""
+    yield "Largest absolute difference between this file under ONNX Runtime (CPU) and its torch network, batches of"
+    yield f"1, 2, 7 and 32; above {TOLERANCE:g} of an output's scale the export is refused."
+    yield ""
+    yield from _table(
+        ("output", "largest difference"),
+        [(f"`{name}`", f"{value:.2g}") for name, value in card.torch_difference.items()],
+    )
+
+
+def _limits(card: Card) -> Iterator[str]:
+    yield "## Limits"
+    yield ""
+    yield "- It answers for every image, a star or an artefact too. Use `ood_score` and the sizes and magnitudes above"
+    yield "  to judge whether a galaxy resembles its training galaxies."
+    yield "- Fractions imitate volunteers looking at these images; they are not corrected for distance or seeing."
+    yield "- Another survey's bands, depth or pixels must be prepared as above, and then still be compared with"
+    yield "  galaxies whose shapes are known."
+    if card.embedding_reference is None:
+        yield "- The file holds no description of the training galaxies' embeddings, so `ood_score` is not available."
+    if card.training_cells is None:
+        yield "- Positions of the training galaxies are unknown, so `in_training` cannot be told."
+
+
+def _versions(card: Card) -> Iterator[str]:
+    yield "## Versions"
+    yield ""
+    yield from _table(("software", "version"), sorted(card.versions.items()))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"

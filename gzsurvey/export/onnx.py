@@ -1,0 +1,205 @@
+"""From a checkpoint to one ONNX file that cannot be misused: trace, compare, describe, keep."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from gzsurvey.card import Card
+from gzsurvey.errors import CardMismatch, ExportError, OutputConflict
+from gzsurvey.export.agreement import measure
+from gzsurvey.export.graph import OPSET, PixelsToOutputs, to_onnx
+from gzsurvey.export.model_card import model_card
+from gzsurvey.export.pictures import comparison_images
+from gzsurvey.inference.session import OnnxModel
+from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_FILE = 2**31 - 1
+_INHERITED = (
+    "simulated", "preparation", "embedding_size", "heads", "embedding_reference", "training_ranges", "training_cells",
+    "thumbnails", "dataset_sha256", "recipe_sha256", "credits",
+)  # fmt: skip
+
+
+def export(checkpoints: Sequence[str | Path], out: Path | str, campaign: str | None = None) -> Card:
+    """Write a checkpoint as one self-contained ONNX file, with its card inside and a page beside it.
+
+    Parameters
+    ----------
+    checkpoints : sequence of str or Path
+        One CHECKPOINT: the OUT of `pretrain` or `finetune`, or a file in it.
+    out : Path or str
+        The ONNX file. The page has the same name with ``.md``. Repeating the same export
+        finishes at once.
+    campaign : str, optional
+        Whose volunteers a catalogue imitates unless it is told otherwise; default: the first
+        campaign of the question tree.
+
+    Returns
+    -------
+    Card
+        As it stands in the file. Its text says how far the file is from torch, and what the
+        licences of its training sources forbid.
+
+    Raises
+    ------
+    gzsurvey.errors.ExportError
+        The checkpoint predicts nothing, or the file differs from torch; nothing is kept.
+    gzsurvey.errors.OutputConflict
+        `out` is there and was made from something else.
+    gzsurvey.errors.RecipeError
+        There is no such checkpoint.
+    """
+    out = Path(out)
+    if len(checkpoints) != 1:
+        raise ExportError(f"one CHECKPOINT makes one file, got {len(checkpoints)}; ensembles are not written yet")
+    if out.suffix != ".onnx":
+        raise ExportError(f"{out}: the name of a model file must end in .onnx")
+    checkpoint = find_checkpoint(str(checkpoints[0]))
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    if out.exists():
+        return _finished(out, sha256, campaign)
+    if not out.parent.is_dir():
+        raise ExportError(f"{out}: there is no directory {out.parent}")
+    network, info = load_network(checkpoint)
+    card = _with(draft_card(info, out.stem, campaign), checkpoint_sha256=sha256)
+    return keep(network, card, comparison_images(card.thumbnails, card.preparation.image_size), out)
+
+
+def draft_card(info: CheckpointInfo, name: str, campaign: str | None = None) -> Card:
+    """Turn what a checkpoint says of itself into a card, without what the export measures.
+
+    Raises
+    ------
+    gzsurvey.errors.ExportError
+        The checkpoint has no head, or `campaign` is not in its question tree.
+    """
+    if not info.heads:
+        raise ExportError(
+            f"this checkpoint ({info.trained_by}, {info.approach or 'no approach'}) has an encoder but predicts "
+            f"nothing; run 'gzsurvey finetune' on it first"
+        )
+    known = next((head.tree.campaigns for head in info.heads if head.kind == "votes"), ())
+    if campaign is not None and campaign not in known:
+        raise ExportError(f"campaign {campaign!r} is not in the model's question tree ({', '.join(known) or 'none'})")
+    return Card.model_validate(
+        {field: getattr(info, field) for field in _INHERITED}
+        | {
+            "name": name,
+            "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "default_campaign": campaign or (known[0] if known else None),
+            "versions": {f"training: {package}": number for package, number in info.versions.items()},
+        }
+    )
+
+
+def keep(network: nn.Module, card: Card, images: NDArray[np.uint8], out: Path) -> Card:
+    """Write `network` as an ONNX file with `card`, if both say the same of `images`.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes float32 images (N, 3, S, S) in 0..1 and returns a mapping of the card's outputs.
+    card : Card
+        What is known before the export.
+    images : uint8, shape (N, 3, S, S)
+        To compare ONNX Runtime and torch on.
+    out : Path
+        The ONNX file.
+
+    Returns
+    -------
+    Card
+        As it stands in the file.
+
+    Raises
+    ------
+    gzsurvey.errors.ExportError
+        They disagree, or the file is too large for one piece; nothing is kept.
+    """
+    model = PixelsToOutputs(network, tuple(card.outputs)).eval().cpu()
+    proto = to_onnx(model, card.preparation.image_size)
+    page = out.with_suffix(".md")
+    with _aside(out) as onnx_aside, _aside(page) as page_aside:
+        _save(proto, card, onnx_aside)
+        agreement = measure(model, _open(onnx_aside), images)
+        logger.info("%s agrees with torch on %d images", out.name, agreement.images)
+        card = _with(card, torch_difference=agreement.absolute, versions=card.versions | _versions(proto.ir_version))
+        _save(proto, card, onnx_aside)
+        _open(onnx_aside)
+        _write(page_aside, model_card(card, out.name).encode())
+        page_aside.replace(page)
+        onnx_aside.replace(out)
+    return card
+
+
+def _finished(out: Path, checkpoint_sha256: str, campaign: str | None) -> Card:
+    try:
+        card = OnnxModel(out, "cpu").card
+    except CardMismatch:
+        raise OutputConflict(out, ["a file that 'gzsurvey export' did not write"]) from None
+    differences = []
+    if card.checkpoint_sha256 != checkpoint_sha256:
+        differences.append(f"checkpoint {card.checkpoint_sha256[:12] or 'unknown'}, now {checkpoint_sha256[:12]}")
+    if campaign not in (None, card.default_campaign):
+        differences.append(f"campaign {card.default_campaign}, now {campaign}")
+    if differences:
+        raise OutputConflict(out, differences)
+    return card
+
+
+def _with(card: Card, **changes: Any) -> Card:
+    return Card.model_validate({name: getattr(card, name) for name in Card.model_fields} | changes)
+
+
+def _versions(ir_version: int) -> dict[str, str]:
+    packages = ("gzsurvey", "torch", "onnx", "onnxscript")
+    return {f"export: {name}": version(name) for name in packages} | {"opset": str(OPSET), "ir": str(ir_version)}
+
+
+def _save(proto: ModelProto, card: Card, path: Path) -> None:
+    from onnx import helper
+
+    helper.set_model_props(proto, card.to_metadata())
+    if proto.ByteSize() > _LARGEST_FILE:
+        raise ExportError(f"the model takes {proto.ByteSize() / 1e9:.1f} GB; one ONNX file holds at most 2 GB")
+    _write(path, proto.SerializeToString(deterministic=True))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _open(path: Path) -> OnnxModel:
+    try:
+        return OnnxModel(path, "cpu")
+    except CardMismatch as problem:
+        raise ExportError(f"the exported file is not what its card says, so nothing was kept: {problem}") from None
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    aside = path.with_name(f"{path.name}.partial")
+    try:
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
