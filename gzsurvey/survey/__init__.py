@@ -1,8 +1,10 @@
 """Classify a survey: plan a run, work through its blocks, publish its products."""
 
+from gzsurvey.survey.classify import classify
 from gzsurvey.survey.job import Job
 from gzsurvey.survey.plan import Plan, dry_run, plan
+from gzsurvey.survey.publish import publish
 from gzsurvey.survey.run import run
 from gzsurvey.survey.status import Summary, status
 
-__all__ = ["Job", "Plan", "Summary", "dry_run", "plan", "run", "status"]
+__all__ = ["Job", "Plan", "Summary", "classify", "dry_run", "plan", "publish", "run", "status"]

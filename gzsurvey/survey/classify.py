@@ -33,7 +33,7 @@ def classify(job: Job, run: Path, cluster: ClusterProfile) -> Summary:
     gzsurvey.errors.GZSurveyError
         The job cannot work.
     """
-    plan(job, run, cluster.expected_workers)
+    plan(job, run, cluster)
     summary = work(run, cluster)
     publish(run, job.campaigns or None)
     return summary

@@ -19,11 +19,11 @@ from gzsurvey.cutouts.open import check_source, open_source, pixel_scale_arcsec
 from gzsurvey.errors import RecipeError, TableError
 from gzsurvey.images.frame import field_of_view
 from gzsurvey.inference import OnnxModel
-from gzsurvey.outputs.columns import Layout, Stored, choose_campaigns
+from gzsurvey.outputs.columns import TARGET_ID, Column, Layout, Stored, choose_campaigns
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import ArraySpec, create_arrays, settle
 from gzsurvey.progress import duration
-from gzsurvey.recipes.cluster import cores
+from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.sky.blocks import block_length
 from gzsurvey.sky.footprint import parse_footprint
 from gzsurvey.sky.targets import TargetOptions, Targets, read_targets
@@ -87,7 +87,7 @@ class _Draft:
     arrays: tuple[ArraySpec, ...]
 
 
-def plan(job: Job, run: Path, workers: int | None = None) -> Plan:
+def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     """Plan a run: read and cut the targets, make the arrays, take a first look.
 
     Parameters
@@ -96,8 +96,8 @@ def plan(job: Job, run: Path, workers: int | None = None) -> Plan:
         What is asked for.
     run : Path
         The RUN directory. Planned before from the same inputs: kept as it is.
-    workers : int, optional
-        Processes to cut blocks for; by default as many as there are cores here.
+    cluster : ClusterProfile
+        Where the run will be worked on: says into how many blocks to cut it.
 
     Raises
     ------
@@ -118,11 +118,11 @@ def plan(job: Job, run: Path, workers: int | None = None) -> Plan:
     _check_place(run, draft)
     run.mkdir(parents=True, exist_ok=True)
     with ledger.locked(run):
-        return _write(job, run, draft, workers or cores())
+        return _write(job, run, draft, cluster.expected_workers)
 
 
-def dry_run(job: Job, workers: int | None = None) -> str:
-    """Say what `plan` would do, and write nothing.
+def dry_run(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
+    """Return what `plan` would do, with the same arguments, and write nothing.
 
     Raises
     ------
@@ -133,8 +133,9 @@ def dry_run(job: Job, workers: int | None = None) -> str:
     indexes = tuple(check_source(absolute(spec), model.card.preparation) for spec in job.sources)
     hashes = targets_sha256(job.targets)
     draft = _draft(job, model, indexes, identity(job, model.sha256, hashes, indexes), hashes)
+    _check_place(run, draft)
     seen = _look(job, draft)
-    return str(Plan(Path("(dry run)"), _record(job, draft, workers or cores(), seen), seen))
+    return Plan(run, _record(job, draft, cluster.expected_workers, seen), seen)
 
 
 def _draft(
@@ -147,9 +148,15 @@ def _draft(
     targets = read_targets(job.targets, _target_options(job, indexes))
     width, notes = _cutout_width(job, model, targets)
     arrays = array_specs(model.card, targets)
-    campaigns = choose_campaigns(model.card, job.campaigns or None)
-    Layout(model.card, campaigns, Stored())
+    _check_columns(job, model, targets)
     return _Draft(model, indexes, inputs, hashes, replace(targets, notes=(*targets.notes, *notes)), width, arrays)
+
+
+def _check_columns(job: Job, model: OnnxModel, targets: Targets) -> None:
+    """Refuse now what `publish` would refuse after the work: names that meet, too many columns."""
+    campaigns = choose_campaigns(model.card, job.campaigns or None)
+    kept = tuple(Column(info.name, "E") for info in targets.kept_columns)
+    Layout(model.card, campaigns, Stored(replace(TARGET_ID, name=targets.id_column.name), kept))
 
 
 def _target_options(job: Job, indexes: Sequence[Path | None]) -> TargetOptions:

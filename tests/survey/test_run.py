@@ -12,7 +12,7 @@ from gzsurvey.outputs.zarr import array_attributes, read_rows
 from gzsurvey.recipes.cluster import load_cluster
 from gzsurvey.status import Status
 from gzsurvey.survey import plan, run, status
-from tests.survey import tiny
+from survey import tiny
 
 HERE = load_cluster("none")
 
@@ -28,7 +28,7 @@ def targets(tmp_path: Path) -> Path:
 
 
 def test_every_target_is_predicted_once_and_in_sky_order(model: Path, targets: Path, tmp_path: Path) -> None:
-    planned = plan(tiny.job(model, targets, keep=("mag",)), tmp_path / "run", 2)
+    planned = plan(tiny.job(model, targets, keep=("mag",)), tmp_path / "run", HERE)
     assert planned.record.n_blocks == 3
     assert "700 targets in 3 blocks of 256" in str(planned)
     summary = run(tmp_path / "run", HERE)
