@@ -1,7 +1,7 @@
 """Training stores."""
 
-from gzsurvey.dataset.build import build
-from gzsurvey.dataset.info import contact_sheet, info
+from gzsurvey.dataset.building import build
 from gzsurvey.dataset.store import Store
+from gzsurvey.dataset.summary import contact_sheet, info
 
 __all__ = ["Store", "build", "contact_sheet", "info"]

@@ -92,11 +92,11 @@ def _apply(content: dict[str, Any], override: str, where: str) -> None:
 
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
-    first = problems[0]
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = sorted(_keys(model))
+        known = sorted(model.model_fields if len(first["loc"]) == 1 else _keys(model))
         near = get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
         return f"unknown key {key!r}{hint}{more}"

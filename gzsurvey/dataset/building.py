@@ -203,7 +203,7 @@ class Journal:
         """Write one chunk, then its entry."""
         images: zarr.Array[Any] = self.group["images"]  # type: ignore[assignment]
         start = self.chunks * images.chunks[0]
-        n = len(chunk.galaxies)
+        n = chunk.rows
         images[start : start + n] = chunk.images[:n]
         votes: zarr.Array[Any] = self.group["votes"]  # type: ignore[assignment]
         votes[start : start + n] = chunk.votes[:n]
@@ -211,7 +211,7 @@ class Journal:
             file = self.out / "store.zarr" / name / "c" / str(self.chunks) / tail
             if file.exists():
                 _sync(file)
-        pd.DataFrame(chunk.galaxies).to_parquet(self._path("parquet"), index=False)
+        chunk.galaxies().to_parquet(self._path("parquet"), index=False)
         _sync(self._path("parquet"))
         entry = {"next": following, "rejected": chunk.rejected, "held_out": chunk.held_out}
         _write_text(self._path("json"), json.dumps(entry))
@@ -226,7 +226,9 @@ class Chunk:
 
     images: NDArray[np.uint8]
     votes: NDArray[np.int32]
-    galaxies: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    parts: list[tuple[Gathered, list[int], list[str]]] = field(default_factory=list)
+    """Source, its rows and their pixels' hashes, in order."""
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
 
@@ -240,27 +242,39 @@ class Chunk:
     @property
     def is_full(self) -> bool:
         """Whether no further row fits."""
-        return len(self.galaxies) == len(self.images)
+        return self.rows == len(self.images)
 
     def add(self, source: Gathered, picture: Picture) -> None:
         """Add one galaxy."""
-        i, row = len(self.galaxies), source.rows.iloc[picture.row]
-        self.images[i] = picture.pixels
-        self.votes[i, source.columns] = source.votes[picture.row]
-        self.galaxies.append(
-            {
-                "id": row["id"],
-                "source": source.recipe.name,
-                "campaign": row["campaign"],
-                "ra": row["ra"],
-                "dec": row["dec"],
-                "published": row["published"],
-                "assumed_votes": bool(row["campaign"]) and source.assumed_votes,
-                "image_sha256": picture.sha256,
-                "r50": np.float32(row["r50"]),
-                "mag": np.float32(row["mag"]),
-            }
-        )
+        if not self.parts or self.parts[-1][0] is not source:
+            self.parts.append((source, [], []))
+        self.images[self.rows] = picture.pixels
+        self.votes[self.rows, source.columns] = source.votes[picture.row]
+        self.parts[-1][1].append(picture.row)
+        self.parts[-1][2].append(picture.sha256)
+        self.rows += 1
+
+    def galaxies(self) -> pd.DataFrame:
+        """Return one row per galaxy, `GALAXY_COLUMNS` but for the split, and the published split."""
+        frames = [_galaxies(source, source.rows.iloc[rows], hashes) for source, rows, hashes in self.parts]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _galaxies(source: Gathered, rows: pd.DataFrame, hashes: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": rows["id"].astype("str"),
+            "source": source.recipe.name,
+            "campaign": rows["campaign"].astype("str"),
+            "ra": rows["ra"],
+            "dec": rows["dec"],
+            "published": rows["published"].astype("str"),
+            "assumed_votes": (rows["campaign"] != "") & source.assumed_votes,
+            "image_sha256": hashes,
+            "r50": rows["r50"].astype(np.float32),
+            "mag": rows["mag"].astype(np.float32),
+        }
+    )
 
 
 def _write_chunks(recipe: DatasetRecipe, sources: Sequence[Gathered], journal: Journal, shown: Progress) -> None:
@@ -281,7 +295,7 @@ def _write_chunks(recipe: DatasetRecipe, sources: Sequence[Gathered], journal: J
                 chunk = Chunk.empty(journal.group)
             shown.advance()
         first += len(source.rows)
-    if chunk.galaxies or chunk.rejected or chunk.held_out:
+    if chunk.rows or chunk.rejected or chunk.held_out:
         journal.write(chunk, first)
 
 
