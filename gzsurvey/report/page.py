@@ -1,0 +1,189 @@
+"""``report.html``: one page about a run, with everything inside it."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gzsurvey import __version__
+from gzsurvey.card import ClassesHead
+from gzsurvey.outputs import columns as c
+from gzsurvey.outputs.aside import written_aside
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.report import figures
+from gzsurvey.report.gallery import as_data_url, highest, try_to_fetch
+from gzsurvey.report.survey_view import Measure, SurveyView
+from gzsurvey.status import DESCRIPTIONS, Status
+
+PER_CLASS = 8
+"""Galaxies shown of each class."""
+_TREND_ANSWERS = ("featured-or-disk", "features-or-disk", "featured", "features", "yes", "strong")
+_MOST_TRENDS = 6
+_REASONS = 15
+
+
+def report(run_dir: Path) -> Path:
+    """Write one self-contained page about a published run.
+
+    Parameters
+    ----------
+    run_dir : Path
+        A RUN; what is not finished is said to be so.
+
+    Returns
+    -------
+    Path
+        ``report.html``. It needs no other file and no network.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        There is no catalogue yet.
+    """
+    view = SurveyView(run_dir)
+    try:
+        text = render(view)
+    finally:
+        view.close()
+    path = RunPaths(run_dir).report
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return path
+
+
+def render(view: SurveyView) -> str:
+    """Return the page as HTML; everything that comes from data is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    quantities = [*view.kept, c.CUTOUT_WIDTH.name]
+    return environment.get_template("page.html.j2").render(
+        version=__version__,
+        view=view,
+        record=view.record,
+        card=view.card,
+        finished=view.header.get("DATE", ""),
+        campaigns=view.layout.campaigns,
+        totals=totals(view),
+        statuses=statuses(view),
+        leading=leading_answers(view),
+        sky=figures.sky_map(view),
+        histograms=figures.fraction_histograms(view),
+        trends=figures.trends(view, quantities, trend_measures(view)),
+        rates=figures.block_rates(view),
+        galleries=galleries(view),
+        reasons=reasons(view),
+        failed=[entry for entry in view.entries.values() if entry.state == "failed"],
+        quality=quality(view),
+        heads=heads(view),
+    )
+
+
+def totals(view: SurveyView) -> dict[str, str]:
+    """Return the run in numbers."""
+    done = [entry for entry in view.entries.values() if entry.state == "done"]
+    seconds = sum(entry.seconds for entry in done)
+    rows = sum(entry.rows for entry in done)
+    predicted = int((view.column(c.STATUS.name) == Status.PREDICTED).sum())
+    return {
+        "targets": f"{view.record.rows:,}",
+        "predicted": f"{predicted:,} ({predicted / view.record.rows:.1%})",
+        "blocks finished": f"{len(done):,} of {view.record.n_blocks:,}",
+        "work": f"{seconds:,.1f} s summed over blocks, {rows / seconds:,.1f} targets/s per worker"
+        if seconds
+        else "none",
+        "model ran on": ", ".join(sorted({entry.provider for entry in done if entry.provider})) or "nothing yet",
+    }
+
+
+def statuses(view: SurveyView) -> list[tuple[int, str, int, float]]:
+    """Return code, meaning, targets and their share, for every status that occurs."""
+    codes, counts = np.unique(view.column(c.STATUS.name), return_counts=True)
+    return [
+        (int(code), DESCRIPTIONS[Status(int(code))], int(n), n / view.record.rows)
+        for code, n in zip(codes, counts, strict=True)
+    ]
+
+
+def leading_answers(view: SurveyView) -> list[tuple[str, list[tuple[str, int, float]]]]:
+    """Return for each question how often each answer leads, among galaxies that are asked."""
+    tables = []
+    for question in view.layout.tree.questions:
+        values = view.column(view.layout.column_name(c.LEADING, question))
+        counts = Counter(values[values != ""].tolist())
+        total = max(sum(counts.values()), 1)
+        tables.append((question.name, [(a, counts[a], counts[a] / total) for a in question.answers]))
+    return tables
+
+
+def trend_measures(view: SurveyView) -> list[Measure]:
+    """Return the fractions that a referee looks for against magnitude and size: featured, edge-on, arms, bars."""
+    found = []
+    for question in view.layout.tree.questions:
+        answer = next((a for a in _TREND_ANSWERS if a in question.answers), None)
+        if answer is not None:
+            found.append(view.measure(question, answer))
+    return found[:_MOST_TRENDS]
+
+
+def galleries(view: SurveyView) -> dict[str, Any]:
+    """Return pictures of the galaxies that are highest in each class, or why there are none."""
+    chosen = [(measure, highest(view, measure, PER_CLASS)) for measure in view.highlights()]
+    pictures, problem = try_to_fetch(view, itertools.chain.from_iterable(rows.tolist() for _, rows in chosen))
+    urls = {row: as_data_url(picture) for row, picture in pictures.items()}
+    ids = view.column(view.id_name)
+    classes = []
+    for measure, rows in chosen:
+        values = view.column(measure.column)
+        shown = [(str(ids[row]), f"{values[row]:.2f}", urls.get(int(row))) for row in rows]
+        if shown:
+            classes.append((measure.title, measure.column, shown))
+    return {"classes": classes, "problem": problem}
+
+
+def reasons(view: SurveyView) -> list[tuple[str, str, int]]:
+    """Return status, reason and number of misses, the most frequent first."""
+    counts = Counter((row["status"], row["reason"]) for row in _misses(RunPaths(view.run).missing))
+    return [(status, reason, n) for (status, reason), n in counts.most_common(_REASONS)]
+
+
+def _misses(path: Path) -> Iterator[dict[str, str]]:
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(line for line in file if not line.startswith("# "))
+
+
+def quality(view: SurveyView) -> list[tuple[str, int]]:
+    """Return how many predictions need care."""
+    predicted = view.column(c.STATUS.name) == Status.PREDICTED
+    training, cuts = view.column(c.IN_TRAINING.name), view.column(c.FAILS_CUTS.name)
+    far = view.column(c.OOD_SCORE.name) >= 0.99
+    return [
+        ("further from the training galaxies than 99% of held-out ones", int((far & predicted).sum())),
+        ("outside the size or magnitude range of the training galaxies", int(((cuts == 1) & predicted).sum())),
+        ("at a galaxy whose votes trained the model", int((training == 1).sum())),
+        ("at a galaxy that the model saw without votes", int((training == 2).sum())),
+        ("unknown whether the model saw them", int((training == -1).sum())),
+    ]
+
+
+def heads(view: SurveyView) -> list[str]:
+    """Return what the model predicts, in words."""
+    said = []
+    for head in view.card.heads:
+        if isinstance(head, ClassesHead):
+            said.append(f"{head.task}: {', '.join(head.classes)}")
+        else:
+            tree = head.tree
+            said.append(
+                f"votes: {tree.n_answers} answers to {len(tree.questions)} questions of {', '.join(tree.campaigns)}"
+            )
+    return said

@@ -1,0 +1,165 @@
+"""What a finished run holds, as the report's figures and galleries ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gzsurvey.card import Card
+from gzsurvey.errors import TableError
+from gzsurvey.inference import OnnxModel
+from gzsurvey.outputs import columns as c
+from gzsurvey.outputs.columns import Column, Layout, Stored
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.survey import ledger
+from gzsurvey.survey.record import RunRecord, read_record
+from gzsurvey.votes.tree import Question
+
+ASKED_LIMIT = 0.5
+"""Answers to a question are shown for galaxies of which at least this share of volunteers is asked it."""
+
+REMARKABLE = ("yes", "strong", "merger", "major-disturbance")
+"""Answers to later questions that say that a galaxy has a feature."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One fraction or score that galaxies can be ranked by."""
+
+    title: str
+    column: str
+    asked: str = ""
+    """Column with the share of volunteers who are asked; empty: everybody."""
+
+
+@dataclass(frozen=True)
+class SurveyView:
+    """A published RUN, opened for reading."""
+
+    run: Path
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The plan."""
+        return read_record(self.run)
+
+    @cached_property
+    def entries(self) -> dict[int, ledger.LedgerEntry]:
+        """Every block on record, finished or failed."""
+        return ledger.read_entries(self.run)
+
+    @cached_property
+    def card(self) -> Card:
+        """Of the model."""
+        return OnnxModel(RunPaths(self.run).model, "cpu").card
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Questions of the campaigns that were published."""
+        text = str(self.header.get("CAMPAIGN", ""))
+        campaigns = tuple(name for name in text.split(", ") if name)
+        return Layout(self.card, campaigns, Stored())
+
+    @cached_property
+    def header(self) -> Any:
+        """FITS header of the catalogue."""
+        return self._hdu.header
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Columns of the catalogue."""
+        return tuple(self._hdu.columns.names)
+
+    @property
+    def id_name(self) -> str:
+        """Name of the column with the ids."""
+        return self.names[0]
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Columns carried along from the targets."""
+        return tuple(info.name for info in self.record.kept)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a column of the catalogue, shape (N,).
+
+        Raises
+        ------
+        gzsurvey.errors.TableError
+            There is none of this name; near names are offered.
+        """
+        if name not in self.names:
+            near = ", ".join(get_close_matches(name, self.names, n=3)) or "see 'stilts tpipe cmd=meta'"
+            raise TableError(str(RunPaths(self.run).catalogue), f"has no column {name!r}; near: {near}")
+        values = np.asarray(self._hdu.data[name])
+        return values.astype(values.dtype.newbyteorder("=")) if values.dtype.kind in "fiu" else values
+
+    def unit(self, name: str) -> str:
+        """Return a column's unit, as text."""
+        return str(self._hdu.columns[name].unit or "")
+
+    def reliable(self, measure: Measure) -> NDArray[np.float64]:
+        """Return a measure's values, NaN where too few volunteers are asked, shape (N,)."""
+        values = self.column(measure.column).astype(np.float64)
+        if measure.asked:
+            values[~(self.column(measure.asked) >= ASKED_LIMIT)] = np.nan
+        return values
+
+    def measure(self, question: Question, answer: str) -> Measure:
+        """Return how galaxies are ranked by one answer."""
+        layout = self.layout
+        asked = layout.column_name(c.ASKED, question) if question.asked_after_any else ""
+        label = question.name if len(layout.campaigns) > 1 else question.label
+        return Measure(f"{label}: {answer}", layout.column_name(c.FRACTION, question, answer), asked)
+
+    def measure_of(self, column: str) -> Measure:
+        """Return how galaxies are ranked by a column; a question's share of volunteers is respected."""
+        for question in self.layout.tree.questions:
+            for answer in question.answers:
+                found = self.measure(question, answer)
+                if found.column == column:
+                    return found
+        return Measure(column, column)
+
+    def highlights(self) -> list[Measure]:
+        """Return what is worth a gallery: first questions, remarkable features, tasks, the unusual."""
+        found = []
+        for question in self.layout.tree.questions:
+            answers: Sequence[str] = question.answers
+            if question.asked_after_any:
+                answers = [answer for answer in answers if answer in REMARKABLE]
+            found += [self.measure(question, answer) for answer in answers]
+        for task in self.layout.tasks:
+            scores = [column for column in c.task_columns(task) if column.name.endswith("_score")]
+            found += [_score(task.task, column, label) for column, label in zip(scores, task.classes, strict=True)]
+        if np.isfinite(self.column(c.OOD_DISTANCE.name)).any():
+            found.append(Measure("most unlike the training galaxies", c.OOD_DISTANCE.name))
+        return found
+
+    def close(self) -> None:
+        """Close the catalogue."""
+        self._file.close()
+
+    @cached_property
+    def _file(self) -> Any:
+        from astropy.io import fits
+
+        path = RunPaths(self.run).catalogue
+        if not path.is_file():
+            raise TableError(str(self.run), "holds no catalogue.fits; make it with 'gzsurvey publish'")
+        return fits.open(path, memmap=True)
+
+    @property
+    def _hdu(self) -> Any:
+        return self._file[1]
+
+
+def _score(task: str, column: Column, label: str) -> Measure:
+    return Measure(f"{task}: {label}", column.name)
