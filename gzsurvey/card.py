@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from gzsurvey.errors import CardMismatch
 from gzsurvey.recipes.base import Section
@@ -17,12 +18,19 @@ METADATA_KEY = "gzsurvey.card"
 """Key of the card in the ONNX file's ``metadata_props``."""
 
 
-class VotesHead(Section):
+class _Part(Section):
+    """A part of a card; what stands below its fields also stands in the JSON schema."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class VotesHead(_Part):
     """Output ``concentration``: Dirichlet concentrations for volunteers' answers."""
 
     kind: Literal["votes"] = "votes"
     questions: tuple[dict[str, Any], ...]
-    """As `DecisionTree.to_json` writes them."""
+    """Each with ``question``, ``suffix``, ``campaign``, ``answers`` and ``asked_after_any``, a list of
+    (question, answer) pairs of the same campaign; the columns of the output are their answers, in order."""
 
     @model_validator(mode="after")
     def _is_a_tree(self) -> Self:
@@ -51,12 +59,14 @@ class VotesHead(Section):
         return DecisionTree.from_json(list(self.questions))
 
 
-class ClassesHead(Section):
+class ClassesHead(_Part):
     """Output ``TASK_probability``: probabilities of classes."""
 
     kind: Literal["classes"] = "classes"
     task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+    """Name of the task in outputs and columns."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """In the order of the output's columns."""
     balance: dict[str, float]
     """Share of each class among the labels it was trained on."""
 
@@ -77,13 +87,17 @@ Head = Annotated[VotesHead | ClassesHead, Field(discriminator="kind")]
 _NON_COMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non[- ]?commercial", re.IGNORECASE)
 
 
-class Credit(Section):
+class Credit(_Part):
     """Licence and citation of one training source."""
 
     name: str
+    """The source, as users will read it."""
     licence: str
+    """``CC BY 4.0``, ...; empty: not known."""
     citation: str
+    """What to cite."""
     galaxies: int
+    """How many of its galaxies trained the model."""
 
     @property
     def non_commercial(self) -> bool:
@@ -91,7 +105,7 @@ class Credit(Section):
         return _NON_COMMERCIAL.search(self.licence) is not None
 
 
-class EmbeddingReference(Section):
+class EmbeddingReference(_Part):
     """Where training galaxies lie in the embedding, for `ood_distance` and `ood_score`.
 
     The distance of a galaxy is the root mean square of its standardised coordinates
@@ -119,29 +133,40 @@ class EmbeddingReference(Section):
         return self
 
 
-class TrainingRange(Section):
+class TrainingRange(_Part):
     """Range of one measured quantity among the training galaxies."""
 
     low: float
+    """Smallest."""
     high: float
+    """Largest."""
 
 
-class Card(Section):
+class Card(_Part):
     """Everything needed to use a model file correctly, and to judge what it says."""
 
     card_version: Literal[1] = 1
+    """Of this list of keys. A card of another version is refused."""
     name: str
+    """The model's name."""
     created: str
     """Date of export, ISO 8601."""
     simulated: bool = False
     """Trained on simulated galaxies only."""
     preparation: Preparation
+    """How pixels become the model's input."""
     input_type: Literal["uint8", "float32"] = "uint8"
+    """Of the input ``image``: 8-bit pictures, or flux."""
     embedding_size: Annotated[int, Field(ge=1)]
+    """D, columns of the output ``embedding``."""
     heads: Annotated[tuple[Head, ...], Field(min_length=1)]
+    """What the model predicts: one output each, besides ``embedding``."""
     default_campaign: str | None = None
+    """Whose volunteers a catalogue imitates unless it is told otherwise."""
     embedding_reference: EmbeddingReference | None = None
+    """None: no `ood_distance`, no `ood_score`."""
     calibration: dict[str, Any] = {}
+    """Parameters of the calibration inside the graph, so that it can be undone; empty: none."""
     training_ranges: dict[str, TrainingRange] = {}
     """By quantity: ``r50`` (arcsec), ``mag``."""
     training_cells: dict[str, tuple[int, ...]] | None = None
@@ -149,11 +174,15 @@ class Card(Section):
     thumbnails: tuple[str, ...] = ()
     """Up to 64 training galaxies as the model saw them, base64 PNG."""
     dataset_sha256: str = ""
+    """Of the training store's content."""
     recipe_sha256: str = ""
+    """Of the training recipe."""
     checkpoint_sha256: str = ""
     """Of the weights' file it was exported from."""
     credits: tuple[Credit, ...] = ()
+    """Every training source."""
     versions: dict[str, str] = {}
+    """Software of training and export, by name."""
     torch_difference: dict[str, float] = {}
     """Largest absolute difference from torch, by output, measured at export."""
 
@@ -241,3 +270,8 @@ def read_card(metadata: dict[str, str], where: str) -> Card:
     except ValidationError as error:
         problems = [f"{'.'.join(str(p) for p in e['loc']) or 'card'}: {e['msg']}" for e in error.errors()[:5]]
         raise CardMismatch(where, f"its card is not valid: {'; '.join(problems)}") from None
+
+
+def schema_text() -> str:
+    """JSON schema of the card, as ``docs/reference/card.schema.json`` holds it."""
+    return json.dumps(Card.model_json_schema(), indent=2) + "\n"

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from gzsurvey.card import Card, read_card
+from gzsurvey.card import Card
 from gzsurvey.errors import CardMismatch, ExportError, OutputConflict, RecipeError
 from gzsurvey.export import export
 from gzsurvey.export.agreement import TOLERANCE
@@ -226,18 +226,11 @@ class Plain(torch.nn.Module):
         return embedding, 1 + torch.nn.functional.softplus(self.votes(embedding))
 
 
-HAND_WRITTEN_CARD = """{
-  "name": "someone-elses-model",
-  "created": "2026-01-31",
-  "preparation": {"image_size": 32},
-  "embedding_size": 24,
-  "heads": [{"kind": "votes", "questions": [
-    {"question": "smooth-or-featured", "suffix": "", "campaign": "mine",
-     "answers": ["smooth", "featured", "artifact"], "asked_after_any": []},
-    {"question": "bar", "suffix": "", "campaign": "mine",
-     "answers": ["yes", "no"], "asked_after_any": [["smooth-or-featured", "featured"]]}]}],
-  "default_campaign": "mine"
-}"""
+@pytest.fixture(scope="module")
+def hand_written_card() -> str:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "card.md"
+    (block,) = re.findall(r"```json\n(.*?)```", page.read_text(), re.DOTALL)
+    return str(block)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +239,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("foreign") / "foreign.onnx"
     torch.onnx.export(
         Plain().eval(),
-        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8),),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8),),
         path,
         dynamo=True,
         input_names=["image"],
@@ -258,13 +251,13 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_model_of_others_with_a_card_by_hand_works(foreign: Path, tmp_path: Path) -> None:
+def test_a_model_of_others_with_a_card_by_hand_works(foreign: Path, hand_written_card: str, tmp_path: Path) -> None:
     model = onnx.load(foreign)
-    onnx.helper.set_model_props(model, {"gzsurvey.card": HAND_WRITTEN_CARD})
+    onnx.helper.set_model_props(model, {"gzsurvey.card": hand_written_card})
     path = tmp_path / "with-card.onnx"
     onnx.save(model, path)
     opened = OnnxModel(path, "cpu", batch_size=4)
-    images = np.random.default_rng(0).integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 64, 64), dtype=np.uint8)
     outputs = opened.run(images)
     assert outputs["concentration"].shape == (9, 5)
     assert (outputs["concentration"] > 1).all()
@@ -274,4 +267,3 @@ def test_a_model_of_others_with_a_card_by_hand_works(foreign: Path, tmp_path: Pa
 def test_a_model_of_others_without_card_is_refused(foreign: Path) -> None:
     with pytest.raises(CardMismatch, match="has no card"):
         OnnxModel(foreign, "cpu")
-    assert read_card({"gzsurvey.card": HAND_WRITTEN_CARD}, "x").name == "someone-elses-model"
