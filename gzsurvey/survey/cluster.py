@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -118,17 +120,31 @@ def _client(profile: ClusterProfile) -> Iterator[Any]:
             with _reached(Client, profile.address) as client:
                 yield client
             return
-        cluster = LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=profile.expected_workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        )
+        with _deaf_to_ctrl_c():
+            cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=profile.expected_workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            )
         with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
             yield client
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes started in here ignore Ctrl-C: the terminal sends it to all, one is to end the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
