@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gzsurvey.errors import RecipeError
 from gzsurvey.model.timm_import import import_timm
+
+_FILES = ("config.json", "model.safetensors")
+_HUB = ("hf_hub:", "hf-hub:")
 
 
 def create_encoder(name: str, *, pretrained: bool = False, drop_path: float = 0.0) -> nn.Module:
@@ -20,49 +24,106 @@ def create_encoder(name: str, *, pretrained: bool = False, drop_path: float = 0.
         A timm name, a local folder in the hub's layout (``config.json`` and
         ``model.safetensors``), or ``hf_hub:OWNER/NAME``. The latter two bring weights.
     pretrained : bool
-        Start from the weights timm publishes for `name`.
+        Start from the weights that timm publishes for `name` (a download).
     drop_path : float
         Stochastic depth, where the encoder has residual branches.
 
     Returns
     -------
     nn.Module
-        With `num_features` = D.
+        `embedding_size` gives its D.
 
     Raises
     ------
     gzsurvey.errors.RecipeError
-        No such encoder, or its weights are in no safe format.
+        No such encoder, or its weights are in no safe format or cannot be fetched.
     """
-    timm = import_timm()
-    options: dict[str, Any] = {"num_classes": 0, "in_chans": 3}
-    if drop_path:
-        options["drop_path_rate"] = drop_path
-    source, weights = _source(name)
+    folder = _folder(name, pretrained)
+    options = {"drop_path_rate": drop_path} if drop_path else {}
+    encoder = _create(name if folder is None else f"local-dir:{folder}", name, folder is not None, options)
+    if folder is not None:
+        _refuse_special_options(encoder, name)
+    return encoder
+
+
+def is_encoder(name: str) -> bool:
+    """Whether `create_encoder` can make `name`: by its name alone, without a download."""
+    return name.startswith(_HUB) or _is_hub_folder(Path(name)) or bool(import_timm().is_model(name))
+
+
+def architecture(encoder: nn.Module) -> str:
+    """Return the timm name that builds the encoder again, without its weights."""
+    settings: Any = encoder.pretrained_cfg
+    return str(settings["architecture"])
+
+
+def embedding_size(encoder: nn.Module) -> int:
+    """Return D, the length of the encoder's embedding."""
+    size = getattr(encoder, "head_hidden_size", None) or encoder.num_features
+    assert isinstance(size, int)
+    return size
+
+
+def parameter_depths(encoder: nn.Module) -> dict[str, int]:
+    """Say how deep each parameter lies: 0 for those next to the image, rising to the embedding."""
+    from timm.models import group_parameters
+
+    matcher: Any = encoder.group_matcher
+    depths: dict[str, int] = group_parameters(encoder, matcher(coarse=False), reverse=True)
+    return depths
+
+
+def _create(source: str, name: str, with_weights: bool, options: dict[str, Any]) -> nn.Module:
     try:
-        encoder: nn.Module = timm.create_model(source, pretrained=pretrained or weights, **options)
+        encoder: nn.Module = import_timm().create_model(
+            source, pretrained=with_weights, num_classes=0, in_chans=3, **options
+        )
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise RecipeError(name, f"is no encoder that timm can make: {_first_line(error)}") from None
     return encoder
 
 
-def embedding_size(encoder: nn.Module) -> int:
-    """Return D, the length of the encoder's embedding."""
-    head = getattr(encoder, "head_hidden_size", None) or encoder.num_features
-    assert isinstance(head, int)
-    return head
+def _folder(name: str, pretrained: bool) -> str | None:
+    """Return the local folder that holds the weights to start from; None: from scratch."""
+    if name.startswith(_HUB):
+        return _fetch(name, name[len(_HUB[0]) :])
+    if _is_hub_folder(Path(name)):
+        return str(Path(name).resolve())
+    if Path(name).is_dir():
+        raise RecipeError(name, f"must hold {' and '.join(_FILES)} to be used as an encoder")
+    if not pretrained:
+        return None
+    settings = import_timm().get_pretrained_cfg(name)
+    if settings is None or not settings.hf_hub_id:
+        raise RecipeError(name, "timm publishes no weights for it in a safe format; set encoder.pretrained to 'no'")
+    return _fetch(name, settings.hf_hub_id)
 
 
-def _source(name: str) -> tuple[str, bool]:
-    """Return the name as timm wants it, and whether weights come with it."""
-    if name.startswith(("hf_hub:", "hf-hub:")):
-        return name.replace("hf_hub:", "hf-hub:"), True
-    folder = Path(name)
-    if not folder.is_dir():
-        return name, False
-    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-        raise RecipeError(name, "must hold config.json and model.safetensors to be used as an encoder")
-    return f"local-dir:{folder.resolve()}", True
+def _is_hub_folder(path: Path) -> bool:
+    return all((path / file).is_file() for file in _FILES)
+
+
+def _fetch(name: str, repository: str) -> str:
+    """Download description and safe weights alone; nothing that would be unpickled."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise RecipeError(name, f"cannot be fetched: {_first_line(error)}") from None
+    if not _is_hub_folder(folder):
+        raise RecipeError(name, f"has no {' and '.join(_FILES)}; other formats are not read, as they can hold code")
+    return str(folder)
+
+
+def _refuse_special_options(encoder: nn.Module, name: str) -> None:
+    """A checkpoint names an architecture alone: refuse what its name does not build again."""
+    with torch.device("meta"):
+        plain = import_timm().create_model(architecture(encoder), num_classes=0, in_chans=3)
+    shapes = {key: value.shape for key, value in plain.state_dict().items()}
+    if shapes != {key: value.shape for key, value in encoder.state_dict().items()}:
+        raise RecipeError(name, f"differs from timm's {architecture(encoder)!r} in its layers, which is not supported")
 
 
 def _first_line(error: Exception) -> str:

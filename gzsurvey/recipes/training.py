@@ -140,6 +140,8 @@ class FinetuneRecipe(Section):
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
     """For a start without a checkpoint of ours; None: the store's, or 64."""
     label_column: str = "label"
+    class_names: dict[str, str] = {}
+    """Names for labels as they stand in the table, e.g. ``{"1": ring, "0": no_ring}``."""
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of the labels kept for validation, class by class."""
     class_weights: Literal["none", "balanced"] = "none"

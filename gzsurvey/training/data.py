@@ -144,6 +144,11 @@ def read_ahead(items: Iterable[Item], depth: int = READ_AHEAD) -> Iterator[Item]
         thread.join()
 
 
+def seed_of(seed: int, step: int, use: int) -> int:
+    """Return a seed of its own for each use at each step, so that no random state is carried along."""
+    return int(np.random.SeedSequence([seed, step, use]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def labelled_rows(store: Store, rows: NDArray[np.int64], at_a_time: int = 65536) -> NDArray[np.int64]:
     """Return those of `rows` whose galaxies have any vote, int64, in the same order."""
     parts = [rows[start : start + at_a_time] for start in range(0, len(rows), at_a_time)]

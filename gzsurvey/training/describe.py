@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gzsurvey.card import EmbeddingReference, TrainingRange
 from gzsurvey.dataset.store import Store
-from gzsurvey.inference.outliers import fit_reference
 from gzsurvey.model.network import Network
+from gzsurvey.outliers import fit_reference
 from gzsurvey.sky.healpix import NO_CELL, cells
 from gzsurvey.training.data import as_input, read_ahead
 
@@ -60,29 +60,25 @@ def in_parts(store: Store, rows: NDArray[np.int64]) -> Iterable[NDArray[np.uint8
     return (store.images(rows[start : start + AT_A_TIME]) for start in range(0, len(rows), AT_A_TIME))
 
 
-def embedding_reference(
-    network: Network, store: Store, training: NDArray[np.int64], device: torch.device, seed: int
-) -> EmbeddingReference | None:
-    """Describe where the training galaxies lie in the embedding.
+def embedding_reference(training: NDArray[np.float32], held_out: NDArray[np.float32]) -> EmbeddingReference | None:
+    """Describe where training galaxies lie in the embedding.
+
+    Parameters
+    ----------
+    training, held_out : float32, shape (N, D)
+        Embeddings; the held-out galaxies trained nothing.
 
     Returns
     -------
     EmbeddingReference or None
-        Quantiles are those of validation galaxies, which trained nothing; None where there are
-        fewer than 20 of either.
+        None where there are fewer than 20 of either.
     """
-    held_out = _some(store.rows("validation"), REFERENCE_GALAXIES, seed)
-    chosen = _some(training, REFERENCE_GALAXIES, seed)
-    if min(len(chosen), len(held_out)) < 20:
-        return None
-    return fit_reference(
-        embed(network, in_parts(store, chosen), device), embed(network, in_parts(store, held_out), device)
-    )
+    return fit_reference(training, held_out) if min(len(training), len(held_out)) >= 20 else None
 
 
-def thumbnails(store: Store, rows: NDArray[np.int64], seed: int) -> tuple[str, ...]:
-    """Return up to 64 galaxies as base64 PNG."""
-    return tuple(as_png(image) for image in store.images(_some(rows, THUMBNAILS, seed)))
+def thumbnails(images: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Write pictures (N, S, S, 3) as base64 PNG."""
+    return tuple(as_png(image) for image in images)
 
 
 def as_png(image: NDArray[np.uint8]) -> str:
@@ -116,11 +112,20 @@ def training_cells(
         ``voted`` and ``seen`` (without votes); None where a galaxy has no position, or where
         there are more than a million cells.
     """
-    groups = {"voted": voted, "seen": seen}
-    found = {name: _cells(store, rows) for name, rows in groups.items()}
-    if any((part == NO_CELL).any() for part in found.values()) or sum(map(len, found.values())) > MAX_CELLS:
+    ra, dec = (store.galaxies[name].to_numpy(dtype=np.float64) for name in ("ra", "dec"))
+    return known_cells({name: cells_of(ra[rows], dec[rows]) for name, rows in (("voted", voted), ("seen", seen))})
+
+
+def cells_of(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the order-18 cells of positions, each once, `NO_CELL` among them where one is NaN."""
+    return np.unique(cells(ra_deg, dec_deg, CELL_ORDER))
+
+
+def known_cells(groups: dict[str, NDArray[np.int64]]) -> dict[str, tuple[int, ...]] | None:
+    """Return the groups' cells; None where a position is unknown or there are too many."""
+    if any((part == NO_CELL).any() for part in groups.values()) or sum(map(len, groups.values())) > MAX_CELLS:
         return None
-    return {name: tuple(part.tolist()) for name, part in found.items()}
+    return {name: tuple(part.tolist()) for name, part in groups.items()}
 
 
 def versions() -> dict[str, str]:
@@ -135,13 +140,7 @@ def provenance(store: Store) -> dict[str, Any]:
     return {"credits": info.credits, "simulated": info.simulated, "dataset_sha256": info.content_sha256}
 
 
-def _cells(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    table = store.galaxies
-    ra, dec = (table[name].to_numpy(dtype=np.float64)[rows] for name in ("ra", "dec"))
-    return np.unique(cells(ra, dec, CELL_ORDER))
-
-
-def _some(rows: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+def some(rows: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
     """Return at most `n` of `rows`, drawn by `seed`, in ascending order."""
     if len(rows) <= n:
         return rows

@@ -125,13 +125,14 @@ def interruptible() -> Iterator[Interruption]:
 def make_optimiser(recipe: OptimiserRecipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Return the optimiser of `recipe`; each group may hold a ``scale`` of the learning rate."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.kind]
-    return kind(
+    optimiser: torch.optim.Optimizer = kind(
         [{"scale": 1.0} | group for group in groups],
         lr=recipe.learning_rate,
         betas=recipe.betas,
         weight_decay=recipe.weight_decay,
         fused=True,
     )
+    return optimiser
 
 
 def learning_rate(recipe: OptimiserRecipe, step: int, total: int) -> float:

@@ -21,7 +21,7 @@ from gzsurvey.errors import TrainingError
 from gzsurvey.model.byol import tau_at
 from gzsurvey.model.checkpoint import CheckpointInfo, load_network, save_checkpoint, sha256_of
 from gzsurvey.model.dirichlet import answer_table, dirichlet_multinomial_nll
-from gzsurvey.model.encoder import create_encoder
+from gzsurvey.model.encoder import architecture, create_encoder
 from gzsurvey.model.hybrid import ContrastiveModel, HybridModel, Losses, PretrainModel, SupervisedModel
 from gzsurvey.model.network import Network
 from gzsurvey.progress import Progress
@@ -29,8 +29,8 @@ from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import describe, job
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
-from gzsurvey.training.data import Batch, Order, as_input, batches, labelled_rows
-from gzsurvey.training.state import load_state, save_state
+from gzsurvey.training.data import Batch, Order, as_input, batches, labelled_rows, seed_of
+from gzsurvey.training.state import count_step, load_state, mean_values, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +111,16 @@ class Pretraining:
         shown = Progress(f"pretrain ({self.recipe.approach})", self.steps * self.order.batch_size, "galaxies")
         shown.done = self.progress.step * self.order.batch_size
         steps = range(self.progress.step, self.steps)
+        if self._out_of_patience():
+            steps = range(0)
         with job.interruptible() as interruption:
             for batch in batches(self.store, self.order, steps, self.device.type == "cuda"):
                 self.step(batch)
                 shown.advance(self.order.batch_size, self._note())
-                if self._epoch_ends() and self._end_epoch():
-                    break
+                if self._epoch_ends():
+                    self._end_epoch()
+                    if self._out_of_patience():
+                        break
                 if interruption.asked:
                     self._save_last()
                     raise KeyboardInterrupt
@@ -128,7 +132,7 @@ class Pretraining:
         views = self._views(batch)
         votes = batch.votes.to(self.device, non_blocking=True)
         # Dropout is a function of the step, so that a resumed training draws the same.
-        torch.manual_seed(_seed(self.recipe.seed, batch.step, 2))
+        torch.manual_seed(seed_of(self.recipe.seed, batch.step, 2))
         self._set_learning_rate(batch.step)
         self.model.train()
         self.model.before_step(tau_at(self.recipe.byol, batch.step, self.steps))
@@ -143,7 +147,7 @@ class Pretraining:
 
     def _views(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         images = as_input(batch.images.to(self.device, non_blocking=True))
-        seeds = (_seed(self.recipe.seed, batch.step, view) for view in range(self.model.views))
+        seeds = (seed_of(self.recipe.seed, batch.step, view) for view in range(self.model.views))
         return tuple(augment(images, draw(self.recipe.augmentation, len(images), seed)) for seed in seeds)
 
     def _set_learning_rate(self, step: int) -> None:
@@ -152,22 +156,10 @@ class Pretraining:
             group["lr"] = rate * group["scale"]
 
     def _count(self, batch: Batch, losses: Losses, taken: bool) -> None:
-        before = self.progress
-        sums = dict(before.sums)
-        if taken:
-            values = {name: getattr(losses, name) for name in MEASURED}
-            values["labelled"] = losses.labelled / len(batch.images)
-            for name, value in (values | {"steps": torch.ones(())}).items():
-                if value is not None:
-                    sums[name] = sums.get(name, 0.0) + float(value.detach())
-        self.progress = before.model_copy(
-            update={
-                "step": batch.step + 1,
-                "sums": sums,
-                "skipped": before.skipped + (not taken),
-                "skipped_in_row": 0 if taken else before.skipped_in_row + 1,
-            }
-        )
+        values = {name: getattr(losses, name) for name in MEASURED}
+        values["labelled"] = losses.labelled / len(batch.images)
+        measured = {name: value for name, value in values.items() if value is not None}
+        self.progress = count_step(self.progress, batch.step, measured if taken else None)
         if self.progress.skipped_in_row > self.recipe.guard.bad_batches:
             raise TrainingError(
                 f"{self.progress.skipped_in_row} batches in a row had no finite loss (last: step {batch.step}); lower "
@@ -177,8 +169,11 @@ class Pretraining:
     def _epoch_ends(self) -> bool:
         return self.progress.step % self.order.steps_per_epoch == 0 or self.progress.step == self.steps
 
-    def _end_epoch(self) -> bool:
-        """Measure, log, save; return whether patience is at its end."""
+    def _out_of_patience(self) -> bool:
+        return self.recipe.patience is not None and self.progress.stale >= self.recipe.patience
+
+    def _end_epoch(self) -> None:
+        """Measure, log, save."""
         record = self._means() | self._validate()
         job.append_log(self.out, record)
         self._refuse_collapse(record)
@@ -191,14 +186,11 @@ class Pretraining:
         self.progress = self.progress.model_copy(update=update)
         self._save_last()
         draw_curves(self.out)
-        return self.recipe.patience is not None and self.progress.stale >= self.recipe.patience
 
     def _means(self) -> dict[str, Any]:
-        sums = dict(self.progress.sums)
-        steps = sums.pop("steps", 0.0)
         epoch = math.ceil(self.progress.step / self.order.steps_per_epoch)
-        means = {name: value / steps for name, value in sums.items()} if steps else {}
-        return {"step": self.progress.step, "epoch": epoch, "skipped": self.progress.skipped} | means
+        counted = {"step": self.progress.step, "epoch": epoch, "skipped": self.progress.skipped}
+        return counted | mean_values(self.progress)
 
     def _validate(self) -> dict[str, float]:
         """Loss of votes per galaxy on validation galaxies, without augmentation and dropout."""
@@ -216,9 +208,8 @@ class Pretraining:
             )
 
     def _note(self) -> str:
-        sums = self.progress.sums
-        steps = sums.get("steps", 0.0)
-        parts = [f"{name} {sums[name] / steps:.3f}" for name in ("contrastive", "supervised") if name in sums]
+        means = mean_values(self.progress)
+        parts = [f"{name} {means[name]:.3f}" for name in ("contrastive", "supervised") if name in means]
         if self.progress.skipped:
             parts.append(f"{self.progress.skipped} bad batches skipped")
         return ", ".join(parts)
@@ -235,7 +226,7 @@ class Pretraining:
         log = job.read_log(self.out)
         record = {name: float(v) for name, v in (log[-1] if log else {}).items() if name not in ("step", "epoch")}
         return CheckpointInfo(
-            encoder=self.recipe.encoder.name,
+            encoder=architecture(self.model.network.encoder),
             embedding_size=self.model.network.embedding_size,
             heads=heads_of(self.recipe, self.store),
             preparation=self.store.info.preparation,
@@ -252,19 +243,23 @@ class Pretraining:
     def _finish(self) -> None:
         """Add to the best checkpoint what is known of its training galaxies."""
         network, info = load_network(self.out / "best.safetensors")
-        chosen = self.galaxies
-        seen = np.setdiff1d(chosen.training, chosen.voted)
-        seed = self.recipe.seed
-        network = job.on_device(network, self.device)
+        chosen, seed = self.galaxies, self.recipe.seed
+        shown = describe.some(chosen.training, describe.THUMBNAILS, seed)
         more = {
             "embedding_reference": describe.embedding_reference(
-                network, self.store, chosen.training, self.device, seed
+                self._embed(network, chosen.training), self._embed(network, self.store.rows("validation"))
             ),
             "training_ranges": describe.training_ranges(self.store, chosen.voted),
-            "training_cells": describe.training_cells(self.store, chosen.voted, seen),
-            "thumbnails": describe.thumbnails(self.store, chosen.training, seed),
+            "training_cells": describe.training_cells(
+                self.store, chosen.voted, np.setdiff1d(chosen.training, chosen.voted)
+            ),
+            "thumbnails": describe.thumbnails(self.store.images(shown)),
         }
         save_checkpoint(self.out, "best", network, info.model_copy(update=more))
+
+    def _embed(self, network: Network, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = describe.some(rows, describe.REFERENCE_GALAXIES, self.recipe.seed)
+        return describe.embed(job.on_device(network, self.device), describe.in_parts(self.store, rows), self.device)
 
 
 def choose_galaxies(store: Store, recipe: PretrainRecipe) -> Galaxies:
@@ -322,8 +317,3 @@ def votes_loss_of(network: Network, store: Store, rows: NDArray[np.int64], devic
             votes = torch.from_numpy(store.vote_counts(part)).to(device)
             total += float(dirichlet_multinomial_nll(votes, network(images)["concentration"], table).sum())
     return total / len(rows)
-
-
-def _seed(seed: int, step: int, use: int) -> int:
-    """Return a seed of its own for each use at each step."""
-    return int(np.random.SeedSequence([seed, step, use]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -38,6 +38,39 @@ class TrainingProgress(Section):
     """Sums over the steps of the epoch so far."""
 
 
+def count_step(progress: TrainingProgress, step: int, measured: dict[str, torch.Tensor] | None) -> TrainingProgress:
+    """Count one step.
+
+    Parameters
+    ----------
+    progress : TrainingProgress
+        Before the step.
+    step : int
+        Its number.
+    measured : dict of str to Tensor, or None
+        What the batch said, scalars; None: the batch was skipped.
+    """
+    sums = dict(progress.sums)
+    for name, value in ({} if measured is None else measured | {"steps": torch.ones(())}).items():
+        sums[name] = sums.get(name, 0.0) + float(value.detach())
+    bad = measured is None
+    return progress.model_copy(
+        update={
+            "step": step + 1,
+            "sums": sums,
+            "skipped": progress.skipped + bad,
+            "skipped_in_row": progress.skipped_in_row + 1 if bad else 0,
+        }
+    )
+
+
+def mean_values(progress: TrainingProgress) -> dict[str, float]:
+    """Return the means over the steps of the epoch so far."""
+    sums = dict(progress.sums)
+    steps = sums.pop("steps", 0.0)
+    return {name: value / steps for name, value in sums.items()} if steps else {}
+
+
 def save_state(out: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: TrainingProgress) -> None:
     """Write the one file from which training resumes."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}

@@ -1,0 +1,151 @@
+"""Finetuning by gradient: a new head, and all or the last parts of the encoder.
+
+Letters: N galaxies, S pixels on a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from gzsurvey.errors import TrainingError
+from gzsurvey.model.encoder import parameter_depths
+from gzsurvey.model.network import ClassesLayer, Network
+from gzsurvey.progress import Progress
+from gzsurvey.recipes.training import FinetuneRecipe
+from gzsurvey.training import job
+from gzsurvey.training.augment import augment, draw
+from gzsurvey.training.curves import draw_curves
+from gzsurvey.training.data import Order, as_input, read_ahead, seed_of
+from gzsurvey.training.metrics import class_metrics
+from gzsurvey.training.state import count_step, load_state, mean_values, save_state
+
+AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled galaxies of one part."""
+
+    images: NDArray[np.uint8]
+    """All labelled images, shape (N, S, S, 3), mapped from disk."""
+    rows: NDArray[np.int64]
+    """Those of this part."""
+    target: NDArray[np.int64]
+    """Class of all N."""
+    weight: NDArray[np.float64]
+    """Weight of all N in the loss."""
+
+
+class Tuning:
+    """One finetuning by gradient at work."""
+
+    def __init__(self, recipe: FinetuneRecipe, network: Network, out: Path, device: torch.device) -> None:
+        self.recipe, self.out, self.device = recipe, out, device
+        self.network = job.on_device(network, device)
+        self.head = network.heads[f"{recipe.task}_probability"]
+        self.optimiser = job.make_optimiser(recipe.optimiser, list(parameter_groups(recipe, network)))
+        self.progress = load_state(out, network, self.optimiser)
+        self.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    def run(self, training: Examples, validation: Examples) -> None:
+        """Train until validation gains no more; leave the best weights in the network."""
+        recipe = self.recipe
+        order = Order(training.rows, recipe.batch_size, recipe.seed)
+        job.rewind_log(self.out, self.progress.step)
+        total = recipe.epochs * order.steps_per_epoch
+        shown = Progress(f"finetune ({recipe.task})", total * order.batch_size, "galaxies")
+        shown.done = self.progress.step * order.batch_size
+        with job.interruptible() as interruption:
+            for step, rows in read_ahead(_steps(order, range(self.progress.step, total))):
+                self._step(step, total, training, rows)
+                shown.advance(order.batch_size)
+                if (step + 1) % order.steps_per_epoch == 0 and self._end_epoch(validation, order.steps_per_epoch):
+                    break
+                if interruption.asked:
+                    raise KeyboardInterrupt
+        shown.finish()
+
+    def _step(self, step: int, total: int, training: Examples, rows: NDArray[np.int64]) -> None:
+        images = as_input(torch.from_numpy(training.images[rows]).to(self.device))
+        view = augment(images, draw(self.recipe.augmentation, len(rows), seed_of(self.recipe.seed, step, 0)))
+        target = torch.from_numpy(training.target[rows]).to(self.device)
+        weight = torch.from_numpy(training.weight[rows]).to(self.device, torch.float32)
+        torch.manual_seed(seed_of(self.recipe.seed, step, 2))
+        rate = job.learning_rate(self.recipe.optimiser, step, total)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        set_training(self.network)
+        assert isinstance(self.head, ClassesLayer)
+        loss = nn.functional.cross_entropy(self.head.logits(self.network.encoder(view)), target, reduction="none")
+        loss = (loss * weight).sum() / weight.sum().clamp(min=1e-12)
+        taken = job.take_step(self.network, self.optimiser, loss, self.recipe.optimiser)
+        self.progress = count_step(self.progress, step, {"loss": loss} if taken else None)
+        if self.progress.skipped_in_row > 10:
+            raise TrainingError(f"10 batches in a row had no finite loss (step {step}); lower optimiser.learning_rate")
+
+    def _end_epoch(self, validation: Examples, steps_per_epoch: int) -> bool:
+        measured = class_metrics(
+            probabilities(self.network, self.recipe.task, validation, self.device),
+            validation.target[validation.rows],
+            validation.weight[validation.rows],
+        )
+        epoch = self.progress.step // steps_per_epoch
+        record = {"step": self.progress.step, "epoch": epoch} | mean_values(self.progress)
+        job.append_log(self.out, record | {f"validation_{name}": value for name, value in measured.items()})
+        draw_curves(self.out)
+        better = self.progress.best is None or measured["loss"] < self.progress.best
+        if better:
+            self.best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        stale = 0 if better else self.progress.stale + 1
+        update: dict[str, Any] = {"sums": {}, "stale": stale} | ({"best": measured["loss"]} if better else {})
+        self.progress = self.progress.model_copy(update=update)
+        save_state(self.out, self.network, self.optimiser, self.progress)
+        return stale >= self.recipe.patience
+
+
+def _steps(order: Order, steps: range) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    return ((step, np.sort(order.at(step))) for step in steps)
+
+
+def probabilities(network: Network, task: str, examples: Examples, device: torch.device) -> NDArray[np.float64]:
+    """Predict the classes of some galaxies, float64, shape (n, K), without augmentation."""
+    network.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(examples.rows), AT_A_TIME):
+            rows = examples.rows[start : start + AT_A_TIME]
+            images = as_input(torch.from_numpy(examples.images[rows]).to(device))
+            parts.append(network(images)[f"{task}_probability"].double().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def parameter_groups(recipe: FinetuneRecipe, network: Network) -> Iterator[dict[str, Any]]:
+    """Yield what learns, part by part, each earlier part slower; freeze the rest."""
+    depths = parameter_depths(network.encoder)
+    deepest = max(depths.values())
+    learning = range(deepest - recipe.blocks + 1, deepest + 1) if recipe.mode == "last_blocks" else range(deepest + 1)
+    by_depth: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in network.encoder.named_parameters():
+        parameter.requires_grad_(depths[name] in learning)
+        if parameter.requires_grad:
+            by_depth.setdefault(depths[name], []).append(parameter)
+    yield {"params": list(network.heads.parameters())}
+    for depth, parameters in sorted(by_depth.items(), reverse=True):
+        yield {"params": parameters, "scale": recipe.layer_decay ** (deepest - depth + 1)}
+
+
+def set_training(network: Network) -> None:
+    """Put what learns into training mode; batch norms of frozen parts keep their statistics."""
+    network.train()
+    for module in network.encoder.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
