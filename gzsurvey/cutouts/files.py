@@ -41,7 +41,7 @@ def list_files(spec: SourceSpec, bands: Sequence[str]) -> list[Candidate]:
     if not paths:
         raise SourceError(spec.text, f"no FITS file {'in this directory' if address.is_dir() else 'matches'}")
     asked_for = set() if address.is_dir() else _plain_words(str(address))
-    return [Candidate(str(path), left_out=_auxiliary(path, asked_for)) for path in paths]
+    return [Candidate(str(path), left_out=headers.auxiliary_kind(path.name, asked_for)) for path in paths]
 
 
 def _of_band(spec: SourceSpec, band: str) -> Iterator[Candidate]:
@@ -53,7 +53,7 @@ def _of_band(spec: SourceSpec, band: str) -> Iterator[Candidate]:
             spec.text, f"no file for band {band!r}; bands that have one: {there}; name the source's bands by --bands"
         )
     asked_for = _plain_words(pattern) | {band.lower()}
-    return (Candidate(str(path), band, _auxiliary(path, asked_for)) for path in paths)
+    return (Candidate(str(path), band, headers.auxiliary_kind(path.name, asked_for)) for path in paths)
 
 
 def _bands_there(pattern: str) -> list[str]:
@@ -78,8 +78,3 @@ def _matches(pattern: str) -> list[Path]:
 
 def _plain_words(pattern: str) -> set[str]:
     return {word.lower() for word in re.split(r"[^A-Za-z0-9]+", Path(pattern).name) if word}
-
-
-def _auxiliary(path: Path, asked_for: set[str]) -> str:
-    kind = headers.auxiliary_kind(path.name)
-    return kind if kind and kind.lower() not in asked_for else ""

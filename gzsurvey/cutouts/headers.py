@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import log10
 from pathlib import Path
 
@@ -42,9 +42,9 @@ AUXILIARY = frozenset(
 """Words in a file or extension name that mean something else than the image itself."""
 
 
-def auxiliary_kind(name: str) -> str:
-    """The word in a name that says it is no image of the sky (weight, mask, PSF, …); empty if none."""
-    return next((word.lower() for word in words(name) if word.lower() in AUXILIARY), "")
+def auxiliary_kind(name: str, wanted: Collection[str] = ()) -> str:
+    """The word in a name that says it is no image of the sky (weight, mask, PSF, …), unless wanted; empty if none."""
+    return next((word for word in map(str.lower, words(name)) if word in AUXILIARY and word not in wanted), "")
 
 
 def is_fits(path: Path) -> bool:

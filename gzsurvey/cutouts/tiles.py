@@ -42,8 +42,7 @@ class OpenTile:
 
     def __init__(self, tile: Tile) -> None:
         self.tile = tile
-        self._file = fits.open(tile.path, memmap=True, lazy_load_hdus=True)
-        hdu = self._file[tile.hdu]
+        self._file, hdu = _open(tile)
         if headers.plane_shape(hdu.header) != tile.shape:
             raise ValueError("is not the image it was when the index was built")
         self._hdu: Any = hdu
@@ -80,9 +79,7 @@ class OpenTile:
         """Whether reading needs no copy (plain floats) or no saving is possible (compressed files)."""
         if self.tile.path.endswith((".gz", ".bz2")):
             return True
-        header = self._hdu.header
-        unscaled = header.get("BSCALE", 1) == 1 and header.get("BZERO", 0) == 0
-        return bool(unscaled and header["BITPIX"] < 0 and not isinstance(self._hdu, fits.CompImageHDU))
+        return not isinstance(self._hdu, fits.CompImageHDU) and not _is_scaled(self._hdu)
 
     def _costs(self, parts: Sequence[Bounds]) -> int:
         """Pixels that reading `parts` decompresses."""
@@ -193,6 +190,20 @@ class TileCache:
         self.trim(0)
         while self._open:
             self._open.popitem()[1].close()
+
+
+def _open(tile: Tile) -> tuple[fits.HDUList, Any]:
+    """The file and the image; files that are scaled when read cannot be mapped to memory."""
+    file = fits.open(tile.path, memmap=True, lazy_load_hdus=True)
+    if _is_scaled(file[tile.hdu]):
+        file.close()
+        file = fits.open(tile.path, memmap=False, lazy_load_hdus=True)
+    return file, file[tile.hdu]
+
+
+def _is_scaled(hdu: Any) -> bool:
+    header = hdu.header
+    return bool(header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or "BLANK" in header)
 
 
 def _clipped(part: Bounds, shape: tuple[int, int]) -> Bounds:

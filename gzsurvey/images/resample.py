@@ -89,7 +89,7 @@ def affine_maps(
     Parameters
     ----------
     wcs : astropy.wcs.WCS
-        The image's, celestial, in ICRS (or FK5, which differs by less than 0.1 arcsec).
+        The image's: two celestial axes of any projection, frame and order.
     ra_deg, dec_deg : float, shape (N,)
         Targets, degrees ICRS.
     frames : sequence of Frame
@@ -107,15 +107,29 @@ def affine_maps(
     reach_arcsec = _REACH * scale * size
     offsets = np.radians(reach_arcsec / 3600)[:, None, None] * _STEPS
     ra, dec = _sky_of_tangent_plane(np.asarray(ra_deg), np.asarray(dec_deg), offsets)
-    pixels = np.stack(wcs.all_world2pix(ra.ravel(), dec.ravel(), 0, quiet=True), axis=-1)
-    pixels = pixels.reshape(len(frames), len(_STEPS), 2)
+    pixels = _pixels_of_sky(wcs, ra.ravel(), dec.ravel()).reshape(len(frames), len(_STEPS), 2)
     centre = pixels.mean(axis=1)
     slopes = np.einsum("nkp,kd->npd", pixels, _STEPS) / (_STEPS[:, 0] ** 2).sum() / (_REACH * size)[:, None, None]
     by_x, by_y = -slopes[:, :, 0], slopes[:, :, 1]
     start = centre - (by_x + by_y) * ((size - 1) / 2)[:, None]
-    good = np.isfinite(pixels).all(axis=(1, 2))
+    good = np.isfinite(pixels.reshape(len(frames), -1)).all(axis=1).tolist()
     rows = np.concatenate([start, np.stack([by_x, by_y], axis=-1).reshape(-1, 4)], axis=1)
     return [Affine(*map(float, row)) if fine else None for row, fine in zip(rows, good, strict=True)]
+
+
+def _pixels_of_sky(wcs: WCS, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Zero-based column and row, shape (N, 2), of ICRS positions; NaN where there is none."""
+    from astropy.coordinates import FK5, ICRS, SkyCoord
+    from astropy.wcs.utils import wcs_to_celestial_frame
+
+    frame = wcs_to_celestial_frame(wcs)
+    longitude, latitude = ra_deg, dec_deg
+    if not isinstance(frame, ICRS | FK5) or (isinstance(frame, FK5) and frame.equinox.jyear != 2000):
+        there = SkyCoord(ra_deg, dec_deg, unit="deg").transform_to(frame).spherical
+        longitude, latitude = there.lon.deg, there.lat.deg
+    world = (longitude, latitude) if wcs.wcs.lng == 0 else (latitude, longitude)
+    pixels: NDArray[np.float64] = np.stack(wcs.all_world2pix(*world, 0, quiet=True), axis=-1)
+    return pixels
 
 
 def _sky_of_tangent_plane(

@@ -77,9 +77,11 @@ def _legacy(planes: Planes, stretch: Stretch) -> Planes:
 
 def _lupton(planes: Planes, stretch: Stretch) -> Planes:
     values = planes * _scales(stretch)
-    intensity = np.maximum(values.mean(axis=0), np.float32(1e-9))
+    intensity = values.mean(axis=0)
+    dark = intensity <= 0
+    intensity[dark] = 1.0
     slope = LUPTON_LINEAR / np.arcsinh(LUPTON_LINEAR * stretch.lupton_q)
     curve = np.arcsinh(intensity * np.float32(stretch.lupton_q / stretch.lupton_range)) * np.float32(slope)
-    bent = np.maximum(values * (curve / intensity), 0)
+    bent = np.maximum(values * np.where(dark, 0, curve / intensity), 0)
     hue_kept: Planes = bent / np.maximum(bent.max(axis=0), 1)
     return hue_kept
