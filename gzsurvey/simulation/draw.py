@@ -29,7 +29,7 @@ from gzsurvey.simulation.structure import SHARE, Disk
 EXTINCTION = np.array([1.25, 1.0, 0.6], dtype=np.float32)
 """Optical depth of dust in g, r and z, relative to r."""
 BATCH = 8
-"""Galaxies drawn together: 0.8 MB a plane at 160 pixels, which a core's cache holds."""
+"""Galaxies drawn together: half a megabyte a plane at 128 pixels, which a core's cache holds."""
 
 Galaxies = NDArray[np.void]
 

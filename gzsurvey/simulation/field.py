@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.recipes.simulation import Region
-from gzsurvey.simulation.profiles import Planes
-from gzsurvey.simulation.render import psfs
+from gzsurvey.simulation.profiles import Planes, column
+from gzsurvey.simulation.render import place, psfs
 
 SOURCE = np.dtype(
     [
@@ -26,13 +26,15 @@ SOURCE = np.dtype(
         ("pa", "f8"),
     ]
 )
-GALAXIES_PER_ARCMIN2 = 26.0
+GALAXIES_PER_ARCMIN2 = 17.0
 """Faint galaxies between r = 18.5 and `FAINTEST`."""
-STARS_PER_ARCMIN2 = 2.4
+STARS_PER_ARCMIN2 = 2.0
 """Stars between r = 12 and `FAINTEST`, at high Galactic latitude."""
-BRIGHTEST_GALAXY, BRIGHTEST_STAR, FAINTEST = 18.5, 12.0, 24.2
+BRIGHTEST_GALAXY, BRIGHTEST_STAR, FAINTEST = 18.5, 12.0, 23.6
 SATURATION_MAG_ARCSEC2 = 14.6
 """Surface brightness at which a pixel is full."""
+_HALF_WIDTHS = np.array([6, 8, 11, 15, 20, 28, 40, 56, 80, 112, 160, 220, 290])
+"""Half-widths of the windows in which sources are painted, pixels."""
 BRIGHT_STAR = 1
 """Mask bit: light of a bright star."""
 SATURATED = 2
@@ -120,6 +122,12 @@ def _stars(rows: NDArray[np.void], rng: np.random.Generator) -> None:
     rows["axis_ratio"] = 1.0
 
 
+def fluxes(rows: NDArray[np.void]) -> NDArray[np.float64]:
+    """Nanomaggies in g, r, z; shape (N, 3)."""
+    in_r = 10 ** (-0.4 * (rows["mag_r"] - 22.5))
+    return np.stack([in_r * 10 ** (-0.4 * rows["g_r"]), in_r, in_r * 10 ** (0.4 * rows["r_z"])], axis=-1)
+
+
 def paint(canvas: Planes, rows: NDArray[np.void], region: Region) -> None:
     """Add sources to `canvas` (3, H, W) in place.
 
@@ -128,38 +136,42 @@ def paint(canvas: Planes, rows: NDArray[np.void], region: Region) -> None:
     """
     scale = region.pixel_scale_arcsec
     fwhm = np.sqrt(np.asarray(region.psf_fwhm_arcsec) ** 2 + 0.5 * scale**2) / scale
-    for row in rows:
-        _paint_one(canvas, row, fwhm, region.psf_beta, scale)
+    extent = np.hypot(fwhm.max(), rows["size"] / scale)
+    needed = extent * (2.6 + 2.4 * np.maximum(0.0, 21.5 - rows["mag_r"]))
+    rungs = np.minimum(np.searchsorted(_HALF_WIDTHS, needed), len(_HALF_WIDTHS) - 1)
+    for rung in np.unique(rungs):
+        half = int(_HALF_WIDTHS[rung])
+        own = rows[(rungs == rung) & _touches(canvas, rows, half)]
+        together = max(1, 20_000 // (2 * half + 1) ** 2)
+        for start in range(0, len(own), together):
+            _paint_windows(canvas, own[start : start + together], fwhm, region, half)
 
 
-def fluxes(rows: NDArray[np.void]) -> NDArray[np.float64]:
-    """Nanomaggies in g, r, z; shape (N, 3)."""
-    in_r = 10 ** (-0.4 * (rows["mag_r"] - 22.5))
-    return np.stack([in_r * 10 ** (-0.4 * rows["g_r"]), in_r, in_r * 10 ** (0.4 * rows["r_z"])], axis=-1)
+def _touches(canvas: Planes, rows: NDArray[np.void], half: int) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (rows["row"] > -half - 1) & (rows["row"] < canvas.shape[1] + half)
+    inside &= (rows["column"] > -half - 1) & (rows["column"] < canvas.shape[2] + half)
+    return inside
 
 
-def _paint_one(canvas: Planes, row: np.void, fwhm_px: NDArray[np.float64], beta: float, scale: float) -> None:
-    flux = fluxes(row)
-    extent = np.hypot(fwhm_px.max(), row["size"] / scale)
-    half = int(np.clip(extent * (4.0 + 2.2 * max(0.0, 20.5 - float(row["mag_r"]))), 8, 260))
-    column, line = int(np.floor(row["column"] + 0.5)), int(np.floor(row["row"] + 0.5))
-    low, high = max(line - half, 0), min(line + half + 1, canvas.shape[1])
-    left, right = max(column - half, 0), min(column + half + 1, canvas.shape[2])
-    if low >= high or left >= right:
-        return
-    west = np.arange(left, right, dtype=np.float32) - np.float32(row["column"])
-    north = np.arange(low, high, dtype=np.float32)[:, None] - np.float32(row["row"])
-    sine, cosine = np.float32(np.sin(np.radians(row["pa"]))), np.float32(np.cos(np.radians(row["pa"])))
-    along2 = (north * cosine - west * sine) ** 2
-    across2 = (west * cosine + north * sine) ** 2
-    size = row["size"] / scale
+def _paint_windows(
+    canvas: Planes, rows: NDArray[np.void], fwhm_px: NDArray[np.float64], region: Region, half: int
+) -> None:
+    """Add sources whose windows are `half` pixels to each side."""
+    flux, beta = fluxes(rows), region.psf_beta
+    whole = np.floor(np.stack([rows["row"], rows["column"]]) + 0.5)
+    # Offsets are taken in double precision, so that two tiles see a source alike.
+    north, west = (np.arange(-half, half + 1) + (whole - [rows["row"], rows["column"]])[:, :, None]).astype(np.float32)
+    north, west = north[:, :, None], west[:, None, :]
+    angle = np.radians(rows["pa"])
+    sine, cosine = column(np.sin(angle)), column(np.cos(angle))
+    along2, across2 = (north * cosine - west * sine) ** 2, (west * cosine + north * sine) ** 2
+    size = rows["size"] / region.pixel_scale_arcsec
     factor = 2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0)
-    # A star's spectrum makes the PSF in each band; a galaxy's own width blurs the three alike.
+    windows = np.empty((len(rows), 3, 2 * half + 1, 2 * half + 1), dtype=np.float32)
     for band in range(3):
-        major, minor = (
-            np.hypot(fwhm_px[band], size) / factor,
-            np.hypot(fwhm_px[band], size * row["axis_ratio"]) / factor,
-        )
-        peak = np.float32(flux[band] * (beta - 1.0) / (np.pi * major * minor))
-        radius2 = along2 / np.float32(major**2) + across2 / np.float32(minor**2)
-        canvas[band, low:high, left:right] += peak * np.exp(np.float32(-beta) * np.log1p(radius2))
+        major, minor = np.hypot(fwhm_px[band], size), np.hypot(fwhm_px[band], size * rows["axis_ratio"])
+        peak = column(flux[:, band] * (beta - 1.0) * factor**2 / (np.pi * major * minor))
+        radius2 = along2 * column((factor / major) ** 2) + across2 * column((factor / minor) ** 2)
+        windows[:, band] = peak * np.exp(np.float32(-beta) * np.log1p(radius2))
+    for window, row, line in zip(windows, whole[0].astype(int), whole[1].astype(int), strict=True):
+        place(canvas, window, (int(line), int(row)))

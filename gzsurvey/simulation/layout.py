@@ -88,7 +88,8 @@ class Field:
 
     def near(self, tile: Tile) -> NDArray[np.intp]:
         """Targets whose light may reach a tile."""
-        reach = (2 * EDGE * self.galaxies["r_major"] + 30) / self.region.pixel_scale_arcsec
+        extent = (1 + (self.galaxies["companion_ratio"] > 0)) * 1.15 * EDGE * self.galaxies["r_major"]
+        reach = (extent + 5) / self.region.pixel_scale_arcsec
         inside = (self.columns > tile.column - reach) & (self.columns < tile.column + tile.width + reach)
         inside &= (self.rows > tile.row - reach) & (self.rows < tile.row + tile.height + reach)
         return np.flatnonzero(inside)

@@ -26,8 +26,6 @@ _STEPS_PER_SIGMA = 16
 """Pixel values are multiples of the sky noise over about this."""
 _BLEED_MAG = 13.8
 
-Window = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class Painted:
@@ -88,13 +86,13 @@ def _paint_targets(canvas: Planes, field: Field, tile: Tile) -> None:
 
 def _cells(field: Field, tile: Tile, reach: int) -> Iterator[tuple[int, int]]:
     """Cells (row, column) of the region's grid within `reach` pixels of a tile."""
-    rows = range(
-        max(tile.row - reach, 0) // CELL_PX, (min(tile.row + tile.height + reach, field.height) - 1) // CELL_PX + 1
-    )
-    columns = range(
-        max(tile.column - reach, 0) // CELL_PX, (min(tile.column + tile.width + reach, field.width) - 1) // CELL_PX + 1
-    )
+    rows = _cell_range(tile.row - reach, tile.row + tile.height + reach, field.height)
+    columns = _cell_range(tile.column - reach, tile.column + tile.width + reach, field.width)
     return ((row, column) for row in rows for column in columns)
+
+
+def _cell_range(low: int, high: int, length: int) -> range:
+    return range(max(low, 0) // CELL_PX, (min(high, length) - 1) // CELL_PX + 1)
 
 
 def _sources_of_cell(field: Field, cell: tuple[int, int]) -> NDArray[np.void]:
@@ -110,17 +108,16 @@ def _add_noise(canvas: Planes, field: Field, tile: Tile) -> None:
     for cell in _cells(field, tile, 0):
         rng = np.random.default_rng([field.seed, field.code, 12, *cell])
         square = rng.standard_normal((3, CELL_PX, CELL_PX), dtype=np.float32)
-        inside, own = zip(
-            _window(cell[0], tile.row, tile.height), _window(cell[1], tile.column, tile.width), strict=True
-        )
-        normal[:, slice(*inside[0]), slice(*inside[1])] = square[:, slice(*own[0]), slice(*own[1])]
+        rows, own_rows = _window(cell[0], tile.row, tile.height)
+        columns, own_columns = _window(cell[1], tile.column, tile.width)
+        normal[:, rows, columns] = square[:, own_rows, own_columns]
     sky.Conditions.of(field.region).add_noise(canvas, normal)
 
 
-def _window(cell: int, start: int, length: int) -> tuple[Window, Window]:
+def _window(cell: int, start: int, length: int) -> tuple[slice, slice]:
     """Pixels that a cell and a tile share: in the tile, and in the cell."""
     low, high = max(cell * CELL_PX, start), min((cell + 1) * CELL_PX, start + length)
-    return (low - start, high - start), (low - cell * CELL_PX, high - cell * CELL_PX)
+    return slice(low - start, high - start), slice(low - cell * CELL_PX, high - cell * CELL_PX)
 
 
 def _mask_stars(mask: NDArray[np.uint8], stars: NDArray[np.void], field: Field) -> None:
@@ -138,7 +135,7 @@ def _saturate(canvas: Planes, mask: NDArray[np.uint8], stars: NDArray[np.void], 
     full = np.float32(10 ** (-0.4 * (sky.SATURATION_MAG_ARCSEC2 - 22.5)) * scale**2)
     for star in stars[stars["mag_r"] < _BLEED_MAG]:
         length = int(14 / scale * 10 ** (0.22 * (_BLEED_MAG - float(star["mag_r"]))))
-        column, row = int(round(float(star["column"]))), int(round(float(star["row"])))
+        column, row = round(float(star["column"])), round(float(star["row"]))
         trail = (slice(max(row - length, 0), max(row + length + 1, 0)), slice(max(column - 1, 0), max(column + 2, 0)))
         canvas[(slice(None), *trail)] += np.float32(0.5) * full
         mask[trail] |= np.uint8(sky.SATURATED)
@@ -154,13 +151,9 @@ def _artefacts(canvas: Planes, mask: NDArray[np.uint8], field: Field, tile: Tile
     for _ in range(1 + rng.poisson(field.width * field.height / 3e7)):
         angle, offset = rng.uniform(0, np.pi), rng.uniform(-0.4, 0.4) * min(field.width, field.height)
         band, width = int(rng.integers(3)), 1.3 / field.region.pixel_scale_arcsec
-        line = (np.sin(angle), np.cos(angle), offset)
-        _trail(
-            canvas[band],
-            mask,
-            (field.width / 2 - tile.column, field.height / 2 - tile.row),
-            (*line, width, 12 * noise[band]),
-        )
+        centre = (field.width / 2 - tile.column, field.height / 2 - tile.row)
+        line = (float(np.sin(angle)), float(np.cos(angle)), offset, width, 12 * float(noise[band]))
+        _trail(canvas[band], mask, centre, line)
     for i in np.flatnonzero(field.galaxies["kind"] == "artifact"):
         column, row = field.columns[i] - tile.column, field.rows[i] - tile.row
         _ghost(canvas, mask, (float(column), float(row)), 6.0 / field.region.pixel_scale_arcsec, noise)
@@ -225,7 +218,7 @@ def _header(field: Field, tile: Tile, band: str) -> fits.Header:
     header["REGION"] = (field.region.name, "region of the simulated survey")
     header["ORIGIN"] = ("gzsurvey", "simulated sky")
     if band == "mask":
-        header["IMAGETYP"] = ("mask", "bits: 1 bright star, 2 saturated or bleed, 4 artefact")
+        header["IMAGETYP"] = ("mask", "1 bright star, 2 saturated, 4 artefact")
         return header
     region, number = field.region, BANDS.index(band)
     header["FILTER"] = (band, "band")

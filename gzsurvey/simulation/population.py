@@ -126,13 +126,18 @@ def _draw(row: np.void, rng: np.random.Generator, kind: str) -> None:
     row["bulge_power"] = 2.0
     row["break_radius"] = 9.0
     late = {"elliptical": 0.0, "lenticular": 0.1, "irregular": 1.0}.get(body, float(rng.beta(1.5, 1.3)))
-    {"elliptical": _elliptical, "irregular": _irregular}.get(body, _disk)(row, rng, late, body)
+    if body == "elliptical":
+        _elliptical(row, rng)
+    else:
+        _disk(row, rng, late, body)
+    if body == "irregular":
+        _irregular(row, rng)
     _disturb(row, rng, kind)
     _shares(row, rng, body, late)
     _size_and_light(row, rng, body)
 
 
-def _elliptical(row: np.void, rng: np.random.Generator, late: float, body: str) -> None:
+def _elliptical(row: np.void, rng: np.random.Generator) -> None:
     row["axis_ratio"] = np.clip(1.0 - abs(rng.normal(0, 0.28)), 0.35, 1.0)
     row["bulge_n"] = rng.uniform(2.2, 4.8)
     row["bulge_radius"] = 1.0
@@ -141,8 +146,7 @@ def _elliptical(row: np.void, rng: np.random.Generator, late: float, body: str) 
 
 
 def _disk(row: np.void, rng: np.random.Generator, late: float, body: str) -> None:
-    edge_on = rng.random() < 0.08
-    cosine = rng.uniform(0.0, np.cos(np.radians(EDGE_ON_DEG))) if edge_on else rng.uniform(0.0, 1.0)
+    cosine = rng.uniform(0.0, 1.0) ** 0.85
     row["inclination"] = np.degrees(np.arccos(cosine))
     row["axis_ratio"] = np.sqrt(cosine**2 * (1 - THICKNESS**2) + THICKNESS**2)
     row["bulge_n"] = np.clip(rng.normal(3.0 - 1.8 * late, 0.4), 0.8, 4.0)
@@ -183,8 +187,7 @@ def _arms(row: np.void, rng: np.random.Generator, late: float) -> None:
     row["clumps"] = rng.poisson(4 + 16 * late)
 
 
-def _irregular(row: np.void, rng: np.random.Generator, late: float, body: str) -> None:
-    _disk(row, rng, late, body)
+def _irregular(row: np.void, rng: np.random.Generator) -> None:
     row["bar_length"] = row["ring_radius"] = row["ring_width"] = 0.0
     row["dust"] = 0.0
     row["flocculence"] = rng.uniform(0.7, 1.2)

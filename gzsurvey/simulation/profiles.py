@@ -17,7 +17,7 @@ Planes = NDArray[np.float32]
 CORE_PX = 12
 """Pixels on a side of the centre that steep profiles average over subpixels."""
 CORE_SUBPIXELS = 6
-EDGE = 7.0
+EDGE = 6.0
 """Galaxies end here; light fades out over the last 1.5 of it."""
 
 
@@ -85,8 +85,8 @@ def sersic(galaxies: NDArray[np.void], sky: Sky) -> Planes:
 
 def _sersic_b(index: Planes) -> Planes:
     """Ciotti and Bertin (1999), good to 1e-4 for n > 0.5."""
-    value: Planes = 2 * index - 1 / 3 + 4 / (405 * index) + 46 / (25515 * index**2)
-    return value
+    value = 2 * index - 1 / 3 + 4 / (405 * index) + 46 / (25515 * index**2)
+    return value.astype(np.float32, copy=False)
 
 
 def with_core(planes: Planes, core: Planes) -> Planes:

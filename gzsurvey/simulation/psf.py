@@ -68,4 +68,5 @@ def transfer_grid(psf: Moffat, size: int, step_arcsec: float, pixel_arcsec: floa
     ky = np.fft.fftfreq(size, step_arcsec)[:, None]
     kx = np.fft.rfftfreq(size, step_arcsec)[None, :]
     pixel = np.sinc(kx * pixel_arcsec) * np.sinc(ky * pixel_arcsec)
-    return (psf.transfer(np.hypot(kx, ky)) * pixel).astype(np.float32)
+    grid: NDArray[np.float32] = (psf.transfer(np.hypot(kx, ky)) * pixel).astype(np.float32)
+    return grid

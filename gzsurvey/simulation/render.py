@@ -16,7 +16,7 @@ from gzsurvey.simulation.population import companion
 from gzsurvey.simulation.profiles import EDGE, Planes
 from gzsurvey.simulation.psf import Moffat, transfer_grid
 
-SMALL, LARGE = 160, 320
+SMALL, LARGE = 128, 256
 """Pixels on a side of the drawing grids."""
 COARSEST_ARCSEC = 0.42
 """Largest step of a drawing grid: still two and a half per PSF width."""

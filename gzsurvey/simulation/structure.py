@@ -84,8 +84,8 @@ def sample_textures(seeds: NDArray[np.int64], rows: Planes, columns: Planes) -> 
     upper = flat.take(first + left) * (1 - right) + flat.take(first + next_left) * right
     first += width
     lower = flat.take(first + left) * (1 - right) + flat.take(first + next_left) * right
-    value: Planes = upper * (1 - down) + lower * down
-    return value
+    value = upper * (1 - down) + lower * down
+    return value.astype(np.float32, copy=False)
 
 
 def _arms(galaxies: NDArray[np.void], radius: Planes, spiral_angle: Planes, texture: Planes) -> Planes:

@@ -12,7 +12,7 @@ import yaml
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from gzsurvey.recipes.simulation import Region, SimulationRecipe
+from gzsurvey.recipes.simulation import SimulationRecipe
 from gzsurvey.simulation.draw import Galaxies
 from gzsurvey.simulation.layout import FIRST_TRAINING, Field
 from gzsurvey.simulation.population import COMPONENTS, DISTURBANCES, EDGE_ON_DEG, GALAXY, population
@@ -21,7 +21,6 @@ from gzsurvey.votes import DecisionTree
 
 TRUTH_CAMPAIGN = "gz_decals_dr8"
 """Whose fractions the truth states: the default campaign."""
-_PLAIN = {"U10": "10A", "f8": "D", "i8": "K", "i4": "J"}
 _UNITS = {"ra": "deg", "dec": "deg", "r50": "arcsec", "r_major": "arcsec", "pa": "deg", "inclination": "deg",
           "arm_pitch": "deg", "bar_pa": "deg", "companion_pa": "deg", "mag_g": "mag", "mag_r": "mag", "mag_z": "mag",
           "arm_phase": "rad", "tail_phase": "rad"}  # fmt: skip
@@ -87,14 +86,7 @@ def _flags(galaxies: Galaxies, probabilities: NDArray[np.float64], tree: Decisio
 def _write_fits(columns: dict[str, NDArray[Any]], path: Path, name: str) -> None:
     made = []
     for key, values in columns.items():
-        kind = values.dtype.kind
-        form = {
-            "U": f"{max(values.dtype.itemsize // 4, 1)}A",
-            "b": "L",
-            "i": "K" if values.dtype.itemsize == 8 else "J",
-        }
-        letter = form.get(kind, "E" if values.dtype == np.float32 else "D")
-        made.append(fits.Column(name=key, format=letter, unit=_UNITS.get(key), array=values))
+        made.append(fits.Column(name=key, format=_fits_format(values), unit=_UNITS.get(key), array=values))
     table = fits.BinTableHDU.from_columns(made, name=name)
     for number, key in enumerate(columns, start=1):
         if key in _UCDS:
@@ -103,6 +95,12 @@ def _write_fits(columns: dict[str, NDArray[Any]], path: Path, name: str) -> None
     aside = path.with_name(path.name + ".partial")
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(aside, overwrite=True)
     _settle(aside, path)
+
+
+def _fits_format(values: NDArray[Any]) -> str:
+    if values.dtype.kind == "U":
+        return f"{max(values.dtype.itemsize // 4, 1)}A"
+    return {"?": "L", "q": "K", "l": "K", "i": "J", "f": "E", "d": "D"}[values.dtype.char]
 
 
 def _settle(aside: Path, path: Path) -> None:
@@ -225,12 +223,6 @@ def write_dataset_recipe(recipe: SimulationRecipe, training: Training, path: Pat
         "sources": sources,
     }
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(
-        "# Made by 'gzsurvey simulate'; 'gzsurvey dataset build' reads it.\n" + yaml.safe_dump(content, sort_keys=False)
-    )
+    text = yaml.safe_dump(content, sort_keys=False)
+    aside.write_text(f"# Made by 'gzsurvey simulate'; 'gzsurvey dataset build' reads it.\n{text}")
     _settle(aside, path)
-
-
-def region_of(training: Training, row: int) -> Region:
-    """Return the region whose camera saw a training galaxy."""
-    return training.recipe.regions[int(training.region[row])]
