@@ -82,6 +82,7 @@ def fraction_histograms(view: SurveyView) -> str | None:
         return None
     columns = 3
     lines = -(-len(questions) // columns)
+    style: dict[str, Any] = {"bins": 25, "range": (0, 1), "histtype": "step", "lw": 1.4}
     figure = new_figure(11, 2.5 * lines)
     for i, question in enumerate(questions, 1):
         axes = figure.add_subplot(lines, columns, i)
@@ -90,7 +91,7 @@ def fraction_histograms(view: SurveyView) -> str | None:
             values = view.reliable(view.measure(question, answer))
             values = values[np.isfinite(values)]
             shown = len(values)
-            counts, _, _ = axes.hist(values, 25, (0, 1), histtype="step", color=colour, lw=1.4, label=plain(answer))
+            counts, _, _ = axes.hist(values, **style, color=colour, label=plain(answer))
             most = max(most, int(counts.max()))
         axes.set_title(plain(f"{question.name} ({shown:,})"), fontsize=9)
         axes.set_ylim(0, 1.5 * max(most, 1))
@@ -103,7 +104,7 @@ def fraction_histograms(view: SurveyView) -> str | None:
 
 def trends(view: SurveyView, quantities: Sequence[str], measures: Sequence[Measure]) -> str | None:
     """Draw mean fractions in bins of each quantity, with standard errors; None where there is none."""
-    usable = [name for name in quantities if _spread(view.column(name))]
+    usable = [name for name in quantities if _varies(view.numbers(name))]
     if not usable or not measures:
         return None
     columns = min(3, len(usable))
@@ -112,7 +113,7 @@ def trends(view: SurveyView, quantities: Sequence[str], measures: Sequence[Measu
     for i, name in enumerate(usable, 1):
         axes = figure.add_subplot(lines, columns, i)
         for measure, colour in zip(measures, _CYCLE, strict=False):
-            x, y, error = binned(view.column(name).astype(float), view.reliable(measure))
+            x, y, error = binned(view.numbers(name), view.reliable(measure))
             axes.errorbar(x, y, error, color=colour, marker="o", ms=3, lw=1, capsize=2, label=plain(measure.title))
         unit = view.unit(name)
         axes.set_xlabel(plain(f"{name} ({unit})" if unit else name))
@@ -156,14 +157,14 @@ def block_rates(view: SurveyView) -> str | None:
         return None
     figure = new_figure(7.5, 2.4)
     axes = figure.add_subplot()
-    axes.bar([entry.block for entry in done], [entry.rows / entry.seconds for entry in done], color=BLUE)
+    axes.plot([entry.block for entry in done], [entry.rows / entry.seconds for entry in done], "o", ms=4, color=BLUE)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("block")
     axes.set_ylabel("targets per second")
     return as_data_url(figure)
 
 
-def _spread(values: NDArray[Any]) -> bool:
-    if values.dtype.kind not in "fiu":
-        return False
-    known = values[np.isfinite(values)]
-    return len(known) > _FEWEST and bool(known.min() < known.max())
+def _varies(values: NDArray[np.float64]) -> bool:
+    """Tell a measured quantity from a flag."""
+    return len(np.unique(values[np.isfinite(values)])) > _BINS

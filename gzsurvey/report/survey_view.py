@@ -101,6 +101,15 @@ class SurveyView:
         values = np.asarray(self._hdu.data[name])
         return values.astype(values.dtype.newbyteorder("=")) if values.dtype.kind in "fiu" else values
 
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Return a column as numbers, NaN where it is null or text, shape (N,)."""
+        values = self.column(name)
+        if values.dtype.kind not in "fiu":
+            return np.full(len(values), np.nan)
+        null = self._hdu.columns[name].null
+        known = values != null if isinstance(null, int) else np.ones(len(values), dtype=bool)
+        return np.where(known, values, np.nan).astype(np.float64)
+
     def unit(self, name: str) -> str:
         """Return a column's unit, as text."""
         return str(self._hdu.columns[name].unit or "")
