@@ -267,3 +267,15 @@ def test_a_model_of_others_with_a_card_by_hand_works(foreign: Path, hand_written
 def test_a_model_of_others_without_card_is_refused(foreign: Path) -> None:
     with pytest.raises(CardMismatch, match="has no card"):
         OnnxModel(foreign, "cpu")
+
+
+def test_exports_quietly_and_the_same_each_time(
+    small_card: Card, images: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    contents = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        keep(Small(), small_card, images, tmp_path / name / "model.onnx")
+        contents.append((tmp_path / name / "model.onnx").read_bytes())
+    assert contents[0] == contents[1]
+    assert capfd.readouterr() == ("", "")
