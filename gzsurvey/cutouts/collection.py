@@ -223,7 +223,7 @@ class ZipImages(ImageCollection):
             raise _unreadable(name, f"would unpack to {info.file_size:,} bytes")
         try:
             return self._archive.read(info)
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise _unreadable(name, error) from None
 
 

@@ -28,7 +28,7 @@ from gzsurvey.recipes.dataset import DatasetRecipe
 from gzsurvey.votes.tree import DecisionTree
 
 HASHED_BYTES = 256 * 1024 * 1024
-"""Catalogues up to this size are identified by their sha256, larger ones by their size."""
+"""Tables up to this size are identified by their sha256, larger ones and archives by their size."""
 
 
 def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], Progress] = Progress) -> Store:
@@ -78,16 +78,18 @@ def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], 
 
 def _inputs(recipe: DatasetRecipe) -> dict[str, Any]:
     """Describe everything a store is made from."""
-    files = [s.catalogue for s in recipe.sources if s.catalogue]
-    files += [j.file for s in recipe.sources for j in s.join] + [h.file for h in recipe.hold_out if h.file]
-    content = recipe.model_dump(mode="json", exclude={"data"})
-    return {"recipe": content, "files": {Path(path).name: _fingerprint(Path(path)) for path in files}}
+    files = {"hold_out": [h.file for h in recipe.hold_out if h.file]}
+    for source in recipe.sources:
+        tables = [source.catalogue, *(join.file for join in source.join)]
+        files[source.name] = [source.images, *(table for table in tables if table)]
+    prints = {f"{name}/{Path(path).name}": _fingerprint(Path(path)) for name, paths in files.items() for path in paths}
+    return {"recipe": recipe.model_dump(mode="json", exclude={"data"}), "files": prints}
 
 
 def _fingerprint(path: Path) -> str:
     if not path.is_file():
         return "several files"
-    if path.stat().st_size > HASHED_BYTES:
+    if path.stat().st_size > HASHED_BYTES or path.suffix in (".zip", ".tar"):
         return f"{path.stat().st_size} bytes"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
