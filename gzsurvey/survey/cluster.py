@@ -14,6 +14,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from gzsurvey.errors import ClusterError
 from gzsurvey.recipes.cluster import ClusterProfile
 
+CONNECT_SECONDS = 10.0
+"""A scheduler that runs answers at once."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -116,8 +118,7 @@ def _client(profile: ClusterProfile) -> Iterator[Any]:
     quiet = {"distributed.worker.daemon": True, "distributed.comm.retry.count": 3, "distributed.admin.log-length": 100}
     with dask.config.set(quiet):
         if profile.kind == "address":
-            assert profile.address is not None
-            with _reached(Client, profile.address) as client:
+            with _reached(Client, profile) as client:
                 yield client
             return
         with _deaf_to_ctrl_c():
@@ -148,9 +149,10 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 @contextmanager
-def _reached(client_class: Any, address: str) -> Iterator[Any]:
+def _reached(client_class: Any, profile: ClusterProfile) -> Iterator[Any]:
+    address = profile.address or ""
     try:
-        client = client_class(address, timeout="10s")
+        client = client_class(address, timeout=min(profile.wait_seconds, CONNECT_SECONDS))
     except (OSError, TimeoutError, ValueError) as error:
         problem = f"no Dask scheduler answers ({type(error).__name__}); start one with 'dask scheduler'"
         raise ClusterError(address, problem) from None

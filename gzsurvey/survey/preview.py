@@ -25,6 +25,7 @@ from gzsurvey.survey.sources import answers, requests
 from gzsurvey.survey.targets_file import Columns
 
 ACROSS = 8
+GAP = 2
 FAR = 0.99
 """`ood_score` above which a galaxy is called unlike the training galaxies."""
 Picture = NDArray[Any]
@@ -140,10 +141,10 @@ def _sheet(pictures: Sequence[Picture | None], side: int, without: str) -> Image
         corner = (number % ACROSS * side, number // ACROSS * side)
         if picture is None:
             pen = ImageDraw.Draw(page)
-            pen.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), fill="#eeeeee", outline="white")
+            pen.rectangle((*corner, corner[0] + side - GAP, corner[1] + side - GAP), fill="#eeeeee", outline="white")
             pen.text((corner[0] + 6, corner[1] + side // 2 - 5), without, fill="#888888")
         else:
-            page.paste(Image.fromarray(picture.astype(np.uint8)).resize((side, side)), corner)
+            page.paste(Image.fromarray(picture.astype(np.uint8)).resize((side - GAP, side - GAP)), corner)
     return page
 
 

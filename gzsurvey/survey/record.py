@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -122,12 +121,6 @@ def read_record(run: Path) -> RunRecord:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise RecipeError(str(path), f"is damaged ({where}: {problem['msg']}); plan again elsewhere") from None
-
-
-@functools.lru_cache(maxsize=2)
-def cached_record(run: Path, _modified_ns: int) -> RunRecord:
-    """Read what was planned, once per process and plan."""
-    return read_record(run)
 
 
 def write_record(run: Path, record: RunRecord) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Collection, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,14 +81,14 @@ class _Session:
     record: RunRecord
     retry: tuple[int, ...]
     threads: int
+    name: str = field(default_factory=lambda: f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {os.getpid()}")
 
     def work_through(self, todo: Iterable[int], pool: Pool) -> None:
         """Hand out blocks, never more than the pool's window, and note what comes back."""
         where = str(self.run_dir.resolve())
-        waiting = deque(BlockTask(where, block, self.retry, self.threads) for block in todo)
+        waiting = deque(BlockTask(where, block, self.name, self.retry, self.threads) for block in todo)
         blocks = self.record.blocks
         progress = Progress("classify", sum(blocks[task.block].rows for task in waiting), "galaxies")
-        started = datetime.now(UTC).isoformat(timespec="seconds")
         active: dict[Future[BlockSummary], BlockTask] = {}
         failures = 0
         while waiting or active:
@@ -99,7 +100,7 @@ class _Session:
             for future in finished:
                 task = active.pop(future)
                 summary = self._outcome(future, task)
-                self._note(summary, started)
+                self._note(summary)
                 if summary.cause and task.attempt <= self.record.recipe.retries:
                     waiting.append(replace(task, attempt=task.attempt + 1))
                     continue
@@ -123,10 +124,10 @@ class _Session:
         )  # fmt: skip
         return BlockSummary(task.block, 0, {}, 0.0, cause)
 
-    def _note(self, summary: BlockSummary, session: str) -> None:
+    def _note(self, summary: BlockSummary) -> None:
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "session": session,
+            "session": self.name,
             "block": summary.block,
             "rows": summary.rows,
             "seconds": summary.seconds,

@@ -102,5 +102,7 @@ def _judged(answer: Cutout | Miss, missing_limit: float) -> Cutout | Miss:
 
 def _nearer(miss: Miss, earlier: Miss) -> bool:
     """Prefer a source that had the field, and one that failed: asking it again may help."""
-    rank = {Status.SOURCE_FAILED: 3, Status.MISSING_PIXELS: 2, Status.BAND_MISSING: 1}
-    return rank.get(miss.status, 0) > rank.get(earlier.status, 0)
+    rank = {
+        Status.OUTSIDE_IMAGING: 0, Status.NO_IMAGE: 0, Status.BAND_MISSING: 1, Status.SOURCE_FAILED: 3,
+    }  # fmt: skip
+    return rank.get(miss.status, 2) > rank.get(earlier.status, 2)

@@ -27,7 +27,7 @@ from gzsurvey.outputs.zarr import read_rows, write_block
 from gzsurvey.sky.blocks import Block
 from gzsurvey.status import Status
 from gzsurvey.survey import checks, ledger
-from gzsurvey.survey.record import RunRecord, cached_record
+from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.survey.sources import Answer, answers, open_sources, requests
 from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets
 
@@ -45,6 +45,8 @@ class BlockTask:
     run: str
     """The RUN directory."""
     block: int
+    session: str
+    """Which call of `run`: model and sources are opened anew for each."""
     retry: tuple[int, ...] = ()
     """Only targets of these statuses are tried again, where the block was finished."""
     threads: int = 1
@@ -117,15 +119,15 @@ def process(task: BlockTask) -> BlockSummary:
 
 
 @functools.lru_cache(maxsize=1)
-def open_runtime(run: Path, modified_ns: int, threads: int) -> Runtime:
-    """Open model and sources once per process and plan.
+def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
+    """Open model and sources, once per process and session.
 
     Raises
     ------
     gzsurvey.errors.CardMismatch
         The model in RUN is not the one that was planned.
     """
-    record = cached_record(run, modified_ns)
+    record = read_record(run)
     path = RunPaths(run).model
     model = OnnxModel(path, record.provider, threads, record.batch_size)  # type: ignore[arg-type]
     if model.sha256 != record.model_sha256:
@@ -134,7 +136,7 @@ def open_runtime(run: Path, modified_ns: int, threads: int) -> Runtime:
 
 
 def _work(task: BlockTask, run: Path, started: float) -> ledger.LedgerEntry:
-    runtime = open_runtime(run, RunPaths(run).plan.stat().st_mtime_ns, task.threads)
+    runtime = open_runtime(run, task.session, task.threads)
     block = runtime.record.blocks[task.block]
     targets = read_block_targets(run, task.block)
     rows, todo = _rows_to_fill(runtime, block, targets, task.retry)
