@@ -50,6 +50,9 @@ class Moffat:
 def transfer_grid(psf: Moffat, size: int, step_arcsec: float, pixel_arcsec: float) -> NDArray[np.float32]:
     """Transfer function of PSF and pixel for `scipy.fft.rfft2` of a square grid.
 
+    The drawing grid holds means over its own pixels where profiles are steep; that
+    blur is taken out again.
+
     Parameters
     ----------
     psf : Moffat
@@ -68,5 +71,6 @@ def transfer_grid(psf: Moffat, size: int, step_arcsec: float, pixel_arcsec: floa
     ky = np.fft.fftfreq(size, step_arcsec)[:, None]
     kx = np.fft.rfftfreq(size, step_arcsec)[None, :]
     pixel = np.sinc(kx * pixel_arcsec) * np.sinc(ky * pixel_arcsec)
-    grid: NDArray[np.float32] = (psf.transfer(np.hypot(kx, ky)) * pixel).astype(np.float32)
+    drawn = np.sinc(kx * step_arcsec) * np.sinc(ky * step_arcsec)
+    grid: NDArray[np.float32] = (psf.transfer(np.hypot(kx, ky)) * pixel / drawn).astype(np.float32)
     return grid
