@@ -54,7 +54,7 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
 def test_nothing_is_left_undone_or_swallowed(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"\b(TODO|FIXME|XXX)\b|NotImplementedError", text)
-    assert not re.search(r"except\s*:|shell=True|pickle\.load|yaml\.load\(|\beval\(", text)
+    assert not re.search(r"except\s*:|shell=True|pickle\.load|yaml\.load\(|(?<![.\w])eval\(", text)
     if path.relative_to(PACKAGE).as_posix() not in {"survey/worker.py", "cli.py"}:
         assert "except Exception" not in text
 
