@@ -64,10 +64,11 @@ def words(text: str) -> list[str]:
     return [word for word in re.split(r"[^A-Za-z0-9]+", stem(text)) if word]
 
 
-def images_of(path: Path) -> Iterator[tuple[int, fits.Header]]:
-    """Yield number and full header of each two-dimensional image of a FITS file.
+def images_of(path: Path) -> Iterator[tuple[int, fits.Header, fits.Header]]:
+    """Yield number, own header and keywords of each two-dimensional image of a FITS file.
 
-    Keywords of the primary header stand in where an extension has none of its own.
+    Among the keywords are those of the primary header, where an extension has none of its own
+    (band and zero point often stand there); its WCS is never taken for an extension's.
 
     Raises
     ------
@@ -78,9 +79,9 @@ def images_of(path: Path) -> Iterator[tuple[int, fits.Header]]:
         primary = hdus[0].header
         for number, hdu in enumerate(hdus):
             if hdu.is_image and plane_shape(hdu.header) is not None:
-                header = hdu.header.copy()
-                header.extend(primary.cards, unique=True, strip=True)
-                yield number, header
+                keywords = hdu.header.copy()
+                keywords.extend(primary.cards, unique=True, strip=True)
+                yield number, hdu.header.copy(), keywords
 
 
 def plane_shape(header: fits.Header) -> tuple[int, int] | None:

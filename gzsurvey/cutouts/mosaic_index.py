@@ -7,11 +7,10 @@ read-only); a run keeps its own copy, which is what workers read.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,9 +31,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the index file; another version is built anew."""
-THREADS_FROM = 4
-"""Files from which headers are read by several threads."""
-PROCESSES_FROM = 256
+PROCESSES_FROM = 128
 """Files from which header reading is spread over processes; starting them costs seconds."""
 SAME_SCALE = 0.01
 """Relative difference up to which two pixel scales are one (distortions vary them)."""
@@ -115,6 +112,7 @@ def build_index(spec: SourceSpec, bands: Sequence[str]) -> MosaicIndex:
     _refuse_missing_bands(spec, names, tiles, left_out)
     for band in dict.fromkeys(names):
         _refuse_contradictions(spec, [tile for tile in tiles if tile.band == band])
+    _refuse_bands_apart(spec, tuple(dict.fromkeys(names)), tiles)
     if left_out:
         logger.info("%s: %s", spec.text, ", ".join(f"{n} left out as {why}" for why, n in sorted(left_out.items())))
     return MosaicIndex(
@@ -143,19 +141,11 @@ def _zeropoints(spec: SourceSpec, names: Sequence[str]) -> dict[str, float | str
 
 
 def _read_all(files: Sequence[Candidate], asked: _Asked) -> list[_Found]:
-    if len(files) < THREADS_FROM:
+    if len(files) < PROCESSES_FROM:
         return [_read(file, asked) for file in files]
-    with _executor(len(files)) as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = pool.map(_read, files, [asked] * len(files), chunksize=16)
-        watched = Progress("index", len(files), "files").watch(jobs) if len(files) >= PROCESSES_FROM else jobs
-        return list(watched)
-
-
-def _executor(files: int) -> Executor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if files < PROCESSES_FROM or cores == 1:
-        return ThreadPoolExecutor(min(cores, 4))
-    return ProcessPoolExecutor(cores, mp_context=get_context("spawn"))
+        return list(Progress("index", len(files), "files").watch(jobs))
 
 
 def _read(file: Candidate, asked: _Asked) -> _Found:
@@ -169,15 +159,22 @@ def _read(file: Candidate, asked: _Asked) -> _Found:
         images = list(headers.images_of(path))
     except headers.READ_ERRORS as error:
         raise SourceError(file.path, f"cannot be read as FITS: {' '.join(str(error).split())}") from None
-    kept = [(hdu, header) for hdu, header in images if not headers.auxiliary_kind(str(header.get("EXTNAME", "")))]
+    kept = [image for image in images if not headers.auxiliary_kind(str(image[1].get("EXTNAME", "")))]
     if not kept:
         found.left_out["without a two-dimensional image"] += 1
-    for hdu, header in kept:
-        band = _band(file, header, asked)
+    for hdu, header, keywords in kept:
+        band = _band(file, keywords, asked)
         if band is None or band not in asked.bands:
             found.left_out["without a band" if band is None else f"band {band}"] += 1
         else:
-            found.tiles.append(_tile(path, hdu, header, band, asked))
+            wcs, shape = _wcs(path, hdu, header), headers.plane_shape(header)
+            assert shape is not None
+            found.tiles.append(
+                Tile(
+                    path=str(path.absolute()), hdu=hdu, band=band, shape=shape, scale_arcsec=headers.scale_arcsec(wcs),
+                    zeropoint=_zeropoint(path, keywords, band, asked), corners_deg=_corners(path, wcs, shape),
+                )
+            )  # fmt: skip
     return found
 
 
@@ -206,22 +203,22 @@ def with_band_placeholder(path: Path, band: str) -> str:
     return str(path.with_name(f"{path.name[:start]}{{band}}{path.name[end:]}"))
 
 
-def _tile(path: Path, hdu: int, header: fits.Header, band: str, asked: _Asked) -> Tile:
+def _wcs(path: Path, hdu: int, header: fits.Header) -> WCS:
     wcs = headers.celestial_wcs(header)
     if wcs is None:
         raise SourceError(str(path), f"image {hdu} has no celestial WCS, so no target can be found on it")
-    shape = headers.plane_shape(header)
-    assert shape is not None
+    return wcs
+
+
+def _zeropoint(path: Path, keywords: fits.Header, band: str, asked: _Asked) -> float:
     chosen = asked.zeropoints.get(band)
-    keyword = chosen if isinstance(chosen, str) else None
-    value = chosen if isinstance(chosen, float) else headers.zeropoint(header, keyword)
+    if isinstance(chosen, float):
+        return chosen
+    value = headers.zeropoint(keywords, chosen)
     if value is None:
-        lacking = f"no keyword {keyword!r}" if keyword else "neither a flux unit (BUNIT) nor a zero point"
+        lacking = f"no keyword {chosen!r}" if chosen else "neither a flux unit (BUNIT) nor a zero point"
         raise SourceError(str(path), f"its header has {lacking}; give the AB magnitude of one count by --zeropoints")
-    return Tile(
-        path=str(path.absolute()), hdu=hdu, band=band, shape=shape, scale_arcsec=headers.scale_arcsec(wcs),
-        zeropoint=value, corners_deg=_corners(path, wcs, shape),
-    )  # fmt: skip
+    return value
 
 
 def _corners(path: Path, wcs: WCS, shape: tuple[int, int]) -> tuple[tuple[float, float], ...]:
@@ -258,24 +255,39 @@ def _refuse_missing_bands(
 
 def _refuse_contradictions(spec: SourceSpec, tiles: Sequence[Tile]) -> None:
     """Two images of one band that no rule can join."""
+    if len(tiles) < 2:
+        return
     where = outlines(tiles)
-    pairs = where.pairs() if len(tiles) > 1 else np.zeros((0, 2), dtype=np.intp)
-    for one, other in pairs:
-        a, b = tiles[one], tiles[other]
-        apart_px = np.degrees(np.linalg.norm(where.centres[one] - where.centres[other])) * 3600 / a.scale_arcsec
-        alike = a.shape == b.shape and abs(a.scale_arcsec / b.scale_arcsec - 1) < SAME_SCALE
-        if alike and apart_px < 1:
-            raise SourceError(spec.text, _ambiguous(a, b, "have the same outline"))
-        if "{band}" not in spec.text and (difference := _difference(a, b)) and where.overlap(int(one), int(other)):
-            raise SourceError(spec.text, _ambiguous(a, b, f"overlap with another {difference}"))
+    pairs = where.pairs()
+    scales = np.array([tile.scale_arcsec for tile in tiles])
+    zeropoints = np.array([tile.zeropoint for tile in tiles])
+    one, other = pairs.T
+    scaled = np.abs(scales[one] / scales[other] - 1) > SAME_SCALE
+    apart_px = np.degrees(np.linalg.norm(where.centres[one] - where.centres[other], axis=1)) * 3600 / scales[one]
+    for a, b in pairs[~scaled & (apart_px < 1)]:
+        if tiles[a].shape == tiles[b].shape:
+            raise SourceError(spec.text, _ambiguous(tiles[a], tiles[b], "have the same outline"))
+    if "{band}" in spec.address:
+        return
+    for a, b in pairs[scaled | (np.abs(zeropoints[one] - zeropoints[other]) > SAME_ZEROPOINT)]:
+        if where.overlap(int(a), int(b)):
+            difference = _difference(tiles[a], tiles[b])
+            raise SourceError(spec.text, _ambiguous(tiles[a], tiles[b], f"overlap with another {difference}"))
+
+
+def _refuse_bands_apart(spec: SourceSpec, bands: Sequence[str], tiles: Sequence[Tile]) -> None:
+    """Bands that lie nowhere on the same sky serve no target."""
+    first, *others = [[tile for tile in tiles if tile.band == band] for band in bands]
+    for band, other in zip(bands[1:], others, strict=True):
+        both = outlines([*first, *other])
+        if not any(both.overlap(int(a), int(b)) for a, b in np.sort(both.pairs(), axis=1) if a < len(first) <= b):
+            raise SourceError(spec.text, f"bands {bands[0]!r} and {band!r} overlap nowhere, so no target has both")
 
 
 def _difference(a: Tile, b: Tile) -> str:
     if abs(a.zeropoint - b.zeropoint) > SAME_ZEROPOINT:
         return f"zero point ({a.zeropoint:g} and {b.zeropoint:g})"
-    if abs(a.scale_arcsec / b.scale_arcsec - 1) > SAME_SCALE:
-        return f"pixel scale ({a.scale_arcsec:.3f} and {b.scale_arcsec:.3f} arcsec)"
-    return ""
+    return f"pixel scale ({a.scale_arcsec:.3f} and {b.scale_arcsec:.3f} arcsec)"
 
 
 def _ambiguous(a: Tile, b: Tile, what: str) -> str:

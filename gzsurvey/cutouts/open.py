@@ -109,7 +109,7 @@ def open_source(
     if spec.kind == "synthetic":
         return SyntheticSource(preparation)
     content = build_index(spec, preparation.bands) if index is None else read_index(index)
-    return MosaicSource(content, preparation, missing_limit)
+    return MosaicSource(content.model_copy(update={"source": spec.text}), preparation, missing_limit)
 
 
 def read_index(path: Path) -> MosaicIndex:
@@ -153,13 +153,15 @@ def _indexed(spec: SourceSpec, bands: Sequence[str], folder: Path) -> Path:
 
 
 def _fingerprint(spec: SourceSpec, bands: Sequence[str]) -> str:
-    """Hash of the source as asked for and of all its files' names, sizes and times."""
-    digest = hashlib.sha256(repr((VERSION, spec, tuple(bands), str(Path.cwd()))).encode())
-    files = list_files(spec, spec.bands or tuple(bands))
+    """Hash of what is asked for, and of all files' names, sizes and times, wherever it is asked from."""
+    names = spec.bands or tuple(bands)
+    where = [str(Path(text).expanduser().absolute()) for text in (spec.address, spec.mask) if text is not None]
+    digest = hashlib.sha256(repr((VERSION, where, names, spec.zeropoints, spec.mask_bits)).encode())
+    files = list_files(spec, names)
     masks = list_files(SourceSpec(f"mosaic:{spec.mask}"), ("mask",)) if spec.mask else []
     for file in files + masks:
         stat = Path(file.path).stat()
-        digest.update(repr((file, stat.st_size, stat.st_mtime_ns)).encode())
+        digest.update(f"{Path(file.path).absolute()} {file.band} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
 

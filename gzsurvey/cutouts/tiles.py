@@ -46,9 +46,7 @@ class OpenTile:
         if headers.plane_shape(hdu.header) != tile.shape:
             raise ValueError("is not the image it was when the index was built")
         self._hdu: Any = hdu
-        header = hdu.header.copy()
-        header.extend(self._file[0].header.cards, unique=True, strip=True)
-        wcs = headers.celestial_wcs(header)
+        wcs = headers.celestial_wcs(hdu.header)
         if wcs is None:
             raise SourceError(tile.path, "has lost its celestial WCS since the index was built")
         self.wcs = wcs

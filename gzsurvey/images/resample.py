@@ -112,7 +112,7 @@ def affine_maps(
     slopes = np.einsum("nkp,kd->npd", pixels, _STEPS) / (_STEPS[:, 0] ** 2).sum() / (_REACH * size)[:, None, None]
     by_x, by_y = -slopes[:, :, 0], slopes[:, :, 1]
     start = centre - (by_x + by_y) * ((size - 1) / 2)[:, None]
-    good = np.isfinite(pixels.reshape(len(frames), -1)).all(axis=1).tolist()
+    good: list[bool] = [bool(np.isfinite(points).all()) for points in pixels]
     rows = np.concatenate([start, np.stack([by_x, by_y], axis=-1).reshape(-1, 4)], axis=1)
     return [Affine(*map(float, row)) if fine else None for row, fine in zip(rows, good, strict=True)]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
-from astropy.wcs import WCS
+from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 from reproject import reproject_exact, reproject_interp
 
@@ -112,6 +114,38 @@ def test_plate_carree_far_from_its_equator() -> None:
     wcs.wcs.set()
     cutout = cut(rendered(wcs, 500), wcs, frame)
     assert np.abs(cutout - sky(*grid(frame))).max() < 0.03
+
+
+def sip_wcs(size: int) -> WCS:
+    made = tangent_wcs(size, 0.3, 20).to_header()
+    made["CTYPE1"], made["CTYPE2"] = "RA---TAN-SIP", "DEC--TAN-SIP"
+    made["CRPIX1"] = made["CRPIX2"] = -1500.0
+    made["CRVAL1"] = made["CRVAL1"] + 0.12
+    for name in ("A", "B"):
+        made[f"{name}_ORDER"] = 2
+    made["A_2_0"], made["A_1_1"], made["B_0_2"] = 2e-6, 1e-6, -3e-6
+    return WCS(made)
+
+
+def tpv_wcs(size: int) -> WCS:
+    made = tangent_wcs(size, 0.3, 20).to_header()
+    made["CTYPE1"], made["CTYPE2"] = "RA---TPV", "DEC--TPV"
+    made["PV1_1"], made["PV2_1"], made["PV1_4"], made["PV2_4"] = 1.0, 1.0, 2e-2, -3e-2
+    return WCS(made)
+
+
+@pytest.mark.parametrize("make", [sip_wcs, tpv_wcs])
+def test_distorted_images_are_straightened(make: Callable[[int], WCS]) -> None:
+    frame, size = Frame(60, 0.4), 400
+    wcs = make(size)
+    column, row = (float(part) for part in wcs.all_world2pix(RA, DEC, 0))
+    if not 0 < column < size or not 0 < row < size:
+        wcs.wcs.crpix += [size / 2 - column, size / 2 - row]
+        if wcs.sip is not None:
+            wcs.sip = Sip(wcs.sip.a, wcs.sip.b, None, None, wcs.wcs.crpix)
+    cutout = cut(rendered(wcs, size), wcs, frame)
+    assert np.abs(cutout - sky(*grid(frame))).max() < 0.03
+    assert np.abs(centroid_px(cutout, frame) - centroid_px(sky(*grid(frame)), frame)).max() < 0.02
 
 
 def test_equal_to_exact_areas_when_pixels_grow() -> None:
