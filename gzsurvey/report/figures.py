@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +13,24 @@ from numpy.typing import NDArray
 from gzsurvey.outputs import columns as c
 from gzsurvey.report.regions import Region, regions
 from gzsurvey.report.survey_view import Measure, SurveyView
-from gzsurvey.status import Status
+from gzsurvey.votes.tree import Question
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 _CYCLE = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b7791f", "#c53030", "#4a5568")
 _MOST_POINTS = 20_000
 _BINS = 8
+_WIDE = 100
+"""Largest over smallest value above which a quantity is drawn on a logarithmic axis."""
 _FEWEST = 5
 """Galaxies below which a bin of a trend is not shown."""
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
     """Return an empty matplotlib figure of this size in inches, with no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -50,7 +52,7 @@ def sky_map(view: SurveyView) -> str | None:
     ra, dec = view.column(c.RA.name), view.column(c.DEC.name)
     if not np.isfinite(ra).any():
         return None
-    predicted = view.column(c.STATUS.name) == Status.PREDICTED
+    predicted = view.predicted
     found = regions(view.column(c.HEALPIX.name), ra)
     figure = new_figure(4.6 * max(len(found), 2), 4.0)
     for i, region in enumerate(found, 1):
@@ -76,30 +78,36 @@ def _draw_region(axes: Any, region: Region, dec: NDArray[Any], predicted: NDArra
 
 
 def fraction_histograms(view: SurveyView) -> str | None:
-    """Draw how the fractions of each question are distributed; None without questions."""
-    questions = view.layout.tree.questions
-    if not questions:
+    """Draw how the fractions of each question are distributed; None where no question is asked."""
+    asked = [(question, _fractions(view, question)) for question in view.layout.tree.questions]
+    shown = [(question, fractions) for question, fractions in asked if len(fractions)]
+    if not shown:
         return None
     columns = 3
-    lines = -(-len(questions) // columns)
-    style: dict[str, Any] = {"bins": 25, "range": (0, 1), "histtype": "step", "lw": 1.4}
-    figure = new_figure(11, 2.5 * lines)
-    for i, question in enumerate(questions, 1):
+    lines = -(-len(shown) // columns)
+    figure = new_figure(11, 2.2 * lines + 0.3, layout=None)
+    figure.subplots_adjust(0.06, 0.45 / (2.2 * lines), 0.99, 1 - 0.3 / (2.2 * lines), 0.17, 0.4)
+    for i, (question, fractions) in enumerate(shown, 1):
         axes = figure.add_subplot(lines, columns, i)
-        shown = most = 0
-        for answer, colour in zip(question.answers, _CYCLE * 3, strict=False):
-            values = view.reliable(view.measure(question, answer))
-            values = values[np.isfinite(values)]
-            shown = len(values)
-            counts, _, _ = axes.hist(values, **style, color=colour, label=plain(answer))
+        most = 1
+        for answer, values, colour in zip(question.answers, fractions.T, _CYCLE * 3, strict=False):
+            counts, edges = np.histogram(values, bins=25, range=(0, 1))
+            axes.stairs(counts, edges, color=colour, lw=1.4, label=plain(answer))
             most = max(most, int(counts.max()))
-        axes.set_title(plain(f"{question.name} ({shown:,})"), fontsize=9)
-        axes.set_ylim(0, 1.5 * max(most, 1))
+        axes.set_title(plain(f"{question.name} ({len(fractions):,})"), fontsize=9)
+        axes.set_ylim(0, 1.5 * most)
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=6, loc="upper center", ncols=3, frameon=False)
     figure.supxlabel("expected fraction of volunteers", fontsize=9)
     figure.supylabel("galaxies", fontsize=9)
     return as_data_url(figure)
+
+
+def _fractions(view: SurveyView, question: Question) -> NDArray[np.float64]:
+    """Return the fractions of galaxies that are asked, shape (n, answers)."""
+    values = np.column_stack([view.reliable(view.measure(question, answer)) for answer in question.answers])
+    known: NDArray[np.float64] = values[np.isfinite(values).all(axis=1)]
+    return known
 
 
 def trends(view: SurveyView, quantities: Sequence[str], measures: Sequence[Measure]) -> str | None:
@@ -115,6 +123,9 @@ def trends(view: SurveyView, quantities: Sequence[str], measures: Sequence[Measu
         for measure, colour in zip(measures, _CYCLE, strict=False):
             x, y, error = binned(view.numbers(name), view.reliable(measure))
             axes.errorbar(x, y, error, color=colour, marker="o", ms=3, lw=1, capsize=2, label=plain(measure.title))
+        known = view.numbers(name)
+        if np.nanmin(known) > 0 and np.nanmax(known) > _WIDE * np.nanmin(known):
+            axes.set_xscale("log")
         unit = view.unit(name)
         axes.set_xlabel(plain(f"{name} ({unit})" if unit else name))
         axes.set_ylim(-0.02, 1.02)

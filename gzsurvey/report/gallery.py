@@ -28,9 +28,9 @@ _COLUMNS = 8
 
 
 def highest(view: SurveyView, measure: Measure, n: int) -> NDArray[np.int64]:
-    """Return the rows with the highest values of a measure, the highest first, at most `n`."""
+    """Return the predicted rows with the highest values of a measure, the highest first, at most `n`."""
     values = view.reliable(measure)
-    known = np.flatnonzero(np.isfinite(values))
+    known = np.flatnonzero(np.isfinite(values) & view.predicted)
     return known[np.argsort(-values[known], kind="stable")[:n]]
 
 

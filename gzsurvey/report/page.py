@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ PER_CLASS = 8
 _TREND_ANSWERS = ("featured-or-disk", "features-or-disk", "featured", "features", "yes", "strong")
 _MOST_TRENDS = 6
 _REASONS = 15
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 def report(run_dir: Path) -> Path:
@@ -92,7 +94,7 @@ def totals(view: SurveyView) -> dict[str, str]:
     done = [entry for entry in view.entries.values() if entry.state == "done"]
     seconds = sum(entry.seconds for entry in done)
     rows = sum(entry.rows for entry in done)
-    predicted = int((view.column(c.STATUS.name) == Status.PREDICTED).sum())
+    predicted = int(view.predicted.sum())
     return {
         "targets": f"{view.record.rows:,}",
         "predicted": f"{predicted:,} ({predicted / view.record.rows:.1%})",
@@ -150,8 +152,9 @@ def galleries(view: SurveyView) -> dict[str, Any]:
 
 
 def reasons(view: SurveyView) -> list[tuple[str, str, int]]:
-    """Return status, reason and number of misses, the most frequent first."""
-    counts = Counter((row["status"], row["reason"]) for row in _misses(RunPaths(view.run).missing))
+    """Return status, reason and number of misses, the most frequent first; numbers in reasons become N."""
+    misses = _misses(RunPaths(view.run).missing)
+    counts = Counter((row["status"], _NUMBER.sub("N", row["reason"])) for row in misses)
     return [(status, reason, n) for (status, reason), n in counts.most_common(_REASONS)]
 
 
@@ -163,7 +166,7 @@ def _misses(path: Path) -> Iterator[dict[str, str]]:
 
 def quality(view: SurveyView) -> list[tuple[str, int]]:
     """Return how many predictions need care."""
-    predicted = view.column(c.STATUS.name) == Status.PREDICTED
+    predicted = view.predicted
     training, cuts = view.column(c.IN_TRAINING.name), view.column(c.FAILS_CUTS.name)
     far = view.column(c.OOD_SCORE.name) >= 0.99
     return [

@@ -18,6 +18,7 @@ from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column, Layout, Stored
 from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.status import Status
 from gzsurvey.survey import ledger
 from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.votes.tree import Question
@@ -101,6 +102,11 @@ class SurveyView:
         values = np.asarray(self._hdu.data[name])
         return values.astype(values.dtype.newbyteorder("=")) if values.dtype.kind in "fiu" else values
 
+    @cached_property
+    def predicted(self) -> NDArray[np.bool_]:
+        """Rows with a prediction, shape (N,)."""
+        return np.asarray(self.column(c.STATUS.name) == Status.PREDICTED)
+
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Return a column as numbers, NaN where it is null or text, shape (N,)."""
         values = self.column(name)
@@ -116,7 +122,7 @@ class SurveyView:
 
     def reliable(self, measure: Measure) -> NDArray[np.float64]:
         """Return a measure's values, NaN where too few volunteers are asked, shape (N,)."""
-        values = self.column(measure.column).astype(np.float64)
+        values = self.numbers(measure.column)
         if measure.asked:
             values[~(self.column(measure.asked) >= ASKED_LIMIT)] = np.nan
         return values
