@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gzsurvey.errors import RecipeError
+from gzsurvey.model.encoder import architecture, create_encoder, embedding_size, is_encoder, parameter_depths
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext2", "mobilenetv4_conv_small_050", "efficientnet_b0"])
+def test_embedding_size_is_what_comes_out(name: str) -> None:
+    encoder = create_encoder(name).eval()
+    with torch.inference_mode():
+        assert encoder(torch.rand(2, 3, 64, 64)).shape == (2, embedding_size(encoder))
+    assert architecture(encoder) == name
+
+
+def test_the_papers_encoder_has_1280_features() -> None:
+    assert embedding_size(create_encoder("efficientnet_b0")) == 1280
+
+
+def hub_folder(path: Path, tiny: str) -> torch.nn.Module:
+    encoder = create_encoder(tiny)
+    path.mkdir()
+    config = {"architecture": tiny, "num_classes": 0, "pretrained_cfg": {"num_classes": 0, "input_size": [3, 64, 64]}}
+    (path / "config.json").write_text(json.dumps(config))
+    save_file(encoder.state_dict(), path / "model.safetensors")
+    return encoder
+
+
+def test_a_local_folder_in_the_hubs_layout_brings_its_weights(tmp_path: Path, tiny: str) -> None:
+    saved = hub_folder(tmp_path / "encoder", tiny)
+    loaded = create_encoder(str(tmp_path / "encoder"))
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
+    assert architecture(loaded) == tiny
+    assert is_encoder(str(tmp_path / "encoder"))
+
+
+def test_weights_that_could_hold_code_are_refused(tmp_path: Path, tiny: str) -> None:
+    hub_folder(tmp_path / "encoder", tiny)
+    (tmp_path / "encoder" / "model.safetensors").rename(tmp_path / "encoder" / "pytorch_model.bin")
+    with pytest.raises(RecipeError, match=r"model\.safetensors"):
+        create_encoder(str(tmp_path / "encoder"))
+
+
+def test_an_unknown_name_is_one_line() -> None:
+    with pytest.raises(RecipeError, match="resnet1000") as caught:
+        create_encoder("resnet1000")
+    assert "\n" not in str(caught.value)
+    assert not is_encoder("resnet1000")
+
+
+def test_depths_rise_from_the_image_to_the_embedding(tiny: str) -> None:
+    encoder = create_encoder(tiny)
+    depths = parameter_depths(encoder)
+    assert set(depths) == {name for name, _ in encoder.named_parameters()}
+    values = [depths[name] for name, _ in encoder.named_parameters()]
+    assert values[0] == 0
+    assert values[-1] == max(values) > 3
+
+
+@pytest.mark.remote
+def test_published_weights_are_fetched_in_a_safe_format() -> None:
+    encoder = create_encoder("hf_hub:timm/test_resnet.r160_in1k")
+    assert architecture(encoder) == "test_resnet"
