@@ -27,7 +27,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gzsurvey"
 
 
-def index(source: str, bands: str | Sequence[str] = ("g", "r", "z"), cache_dir: Path | None = None) -> Path:
+def index(
+    source: str,
+    bands: str | Sequence[str] = ("g", "r", "z"),
+    zeropoints: str | Sequence[float | str] | None = None,
+    cache_dir: Path | None = None,
+) -> Path:
     """Build the index of a mosaic ahead of a run.
 
     Parameters
@@ -36,6 +41,8 @@ def index(source: str, bands: str | Sequence[str] = ("g", "r", "z"), cache_dir: 
         ``mosaic:DIR`` or ``mosaic:PATTERN``.
     bands : str or sequence of str
         The source's bands.
+    zeropoints : str or sequence, optional
+        As the run will give them.
     cache_dir : Path, optional
         The user's cache by default.
 
@@ -49,7 +56,7 @@ def index(source: str, bands: str | Sequence[str] = ("g", "r", "z"), cache_dir: 
     gzsurvey.errors.SourceError
         The source can never work, or has no index.
     """
-    spec = SourceSpec.parse(source, bands)
+    spec = SourceSpec.parse(source, bands, zeropoints)
     if spec.kind != "mosaic":
         raise SourceError(source, "needs no index; only mosaic: sources do")
     return _indexed(spec, spec.bands or (), cache_dir or cache_folder())

@@ -179,7 +179,7 @@ def test_the_index_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pyt
     spec = SourceSpec.parse(f"mosaic:{tiles}")
     first = check_source(spec, PREPARATION, cache)
     monkeypatch.chdir(tmp_path)
-    assert index("mosaic:tiles", "g,r,z", cache) == first
+    assert index("mosaic:tiles", "g,r,z", None, cache) == first
     monkeypatch.setattr("gzsurvey.cutouts.open.build_index", lambda *_: pytest.fail("was built again"))
     assert check_source(spec, PREPARATION, cache) == first
     monkeypatch.undo()
@@ -195,7 +195,7 @@ def test_the_index_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pyt
 def test_sizes_in_pixels_need_one_scale(tmp_path: Path) -> None:
     write_tile(tmp_path / "one_g.fits", IMAGE, FILTER="g")
     write_tile(tmp_path / "two_g.fits", IMAGE, 4000, 0, FILTER="g", CDELT1=-1e-4, CDELT2=1e-4)
-    path = index(f"mosaic:{tmp_path}", "g,g,g", tmp_path / "cache")
+    path = index(f"mosaic:{tmp_path}", "g,g,g", None, tmp_path / "cache")
     with pytest.raises(SourceError, match="sizes in pixels say nothing"):
         pixel_scale_arcsec(path)
 
