@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -57,8 +57,9 @@ class Expression:
     @property
     def names(self) -> tuple[str, ...]:
         """Columns that it needs, sorted."""
-        functions = {node.func for node in ast.walk(self._tree()) if isinstance(node, ast.Call)}
-        found = (node for node in ast.walk(self._tree()) if isinstance(node, ast.Name) and node not in functions)
+        nodes = list(ast.walk(self._tree()))
+        functions = {node.func for node in nodes if isinstance(node, ast.Call)}
+        found = (node for node in nodes if isinstance(node, ast.Name) and node not in functions)
         return tuple(sorted({node.id for node in found}))
 
     def evaluate(self, columns: Mapping[str, Array], rows: int) -> Array:
@@ -81,10 +82,11 @@ class Expression:
         gzsurvey.errors.RecipeError
             A column is missing, or has a type that the expression cannot use.
         """
-        check_names(self.names, columns.keys(), f"expression {self.text!r}")
+        actual = find_names(self.names, columns, f"expression {self.text!r}")
+        meant = {name: columns[column] for name, column in zip(self.names, actual, strict=True)}
         try:
             with np.errstate(all="ignore"):
-                value = _value(self._tree(), columns)
+                value = _value(self._tree(), meant)
         except (TypeError, ValueError, ArithmeticError) as error:
             raise RecipeError(f"expression {self.text!r}", f"cannot be computed: {error}") from None
         return np.broadcast_to(np.asarray(value), (rows,))
@@ -111,22 +113,24 @@ class Expression:
             raise RecipeError(f"expression {self.text!r}", f"cannot be read: {error}") from None
 
 
-def check_names(wanted: Sequence[str], known: Any, where: str) -> None:
-    """Refuse a column name that is not among `known`, with the nearest ones.
+def find_names(wanted: Sequence[str], known: Iterable[str], where: str) -> list[str]:
+    """Return a table's own names for the columns that a user means, whatever their case.
 
     Raises
     ------
     gzsurvey.errors.RecipeError
-        A name is unknown.
+        A name is unknown; says the nearest ones.
     """
-    known = [str(name) for name in known]
+    names = list(known)
+    folded = {name.lower(): name for name in reversed(names)}
+    found = []
     for name in wanted:
-        if name in known:
-            continue
-        folded = {k.lower(): k for k in known}
-        near = [folded[n] for n in get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known[:20])}"
-        raise RecipeError(where, f"no column {name!r}; {hint}")
+        if name not in names and name.lower() not in folded:
+            near = [folded[n] for n in get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+            hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(names[:20])}"
+            raise RecipeError(where, f"no column {name!r}; {hint}")
+        found.append(name if name in names else folded[name.lower()])
+    return found
 
 
 def _check(node: ast.AST, text: str) -> None:
@@ -137,7 +141,7 @@ def _check(node: ast.AST, text: str) -> None:
     for inner in ast.walk(node):
         if not isinstance(inner, allowed):
             raise RecipeError(f"expression {text!r}", f"{type(inner).__name__} is not known here; see --help")
-        if isinstance(inner, ast.Constant) and not isinstance(inner.value, (int, float, str)):
+        if isinstance(inner, ast.Constant) and type(inner.value) not in (int, float, str):
             raise RecipeError(f"expression {text!r}", f"{inner.value!r} is neither number nor string")
         if isinstance(inner, ast.Call):
             _check_call(inner, text)

@@ -135,6 +135,11 @@ def write_block(path: Path, aside: Path, block: int, values: Mapping[str, NDArra
     dict of str to Shard
         Size and checksum of each file, for the ledger.
 
+    Raises
+    ------
+    ValueError
+        An array has not the shape of its block.
+
     Notes
     -----
     Bytes depend on `values` alone: the same block gives the same files.
@@ -150,6 +155,7 @@ def write_block(path: Path, aside: Path, block: int, values: Mapping[str, NDArra
             with zarr.config.set({"array.write_empty_chunks": True}):
                 array: Any = zarr.open_array(workplace / name, mode="r+")
                 start = block * array.shards[0]
+                _check_shape(name, rows, array, start)
                 array[start : start + len(rows)] = rows.astype(object) if rows.dtype.kind == "U" else rows
             key = "/".join([str(block), *["0"] * (array.ndim - 1)])
             shards[name] = _settle(workplace / name / "c" / key, path / name / "c" / key)
@@ -233,6 +239,13 @@ def _settle(aside: Path, place: Path) -> Shard:
     content = aside.read_bytes()
     settle(aside, place)
     return Shard(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _check_shape(name: str, rows: NDArray[Any], array: Any, start: int) -> None:
+    """Refuse what Zarr would cut or repeat without a word."""
+    expected = (min(array.shards[0], array.shape[0] - start), *array.shape[1:])
+    if rows.shape != expected:
+        raise ValueError(f"{name!r} has shape {rows.shape}, its block needs {expected}")
 
 
 def _array(group: Any, name: str) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gzsurvey.errors import TableError
-from gzsurvey.expressions import check_names
+from gzsurvey.expressions import find_names
 from gzsurvey.sky.tables import ColumnInfo
 
 ID_NAMES = (
@@ -85,8 +85,7 @@ def find_roles(columns: Mapping[str, ColumnInfo], choices: ColumnChoices, where:
     gzsurvey.errors.TableError
         No column can be an id.
     """
-    named = (choices.ra, choices.dec, choices.size, choices.image, *_ids(choices.id))
-    check_names([name for name in named if name], columns, where)
+    choices = _as_in_the_table(choices, columns, where)
     ids = _ids(choices.id) or _one(columns, ("meta.id;meta.main",), ID_NAMES)
     if not ids:
         raise TableError(where, f"no column looks like an id; name one with --id-column among {', '.join(columns)}")
@@ -102,6 +101,23 @@ def find_roles(columns: Mapping[str, ColumnInfo], choices: ColumnChoices, where:
         r50=choices.size or _first(_one(columns, (), R50_NAMES)),
         r90="" if choices.size else _first(_one(columns, (), R90_NAMES)),
         image=choices.image or _first(_one(columns, (), IMAGE_NAMES)),
+    )
+
+
+def _as_in_the_table(choices: ColumnChoices, columns: Mapping[str, ColumnInfo], where: str) -> ColumnChoices:
+    """Return the choices in the table's own spelling."""
+
+    def spelt(name: str | None) -> str | None:
+        return find_names([name], columns, where)[0] if name else None
+
+    ids = ",".join(find_names(_ids(choices.id), columns, where)) or None
+    return replace(
+        choices,
+        id=ids,
+        ra=spelt(choices.ra),
+        dec=spelt(choices.dec),
+        size=spelt(choices.size),
+        image=spelt(choices.image),
     )
 
 

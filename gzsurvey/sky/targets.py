@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.errors import RecipeError, TableError
-from gzsurvey.expressions import Expression, check_names
+from gzsurvey.expressions import Expression, find_names
 from gzsurvey.sky import healpix
 from gzsurvey.sky.columns import ColumnChoices, Roles, find_roles
 from gzsurvey.sky.convert import arcsec, degrees, identifiers, to_icrs
@@ -126,7 +126,7 @@ def read_targets(table: str, options: TargetOptions) -> Targets:
     files = open_tables(table)
     roles = find_roles(files[0].columns, options.columns, str(files[0].path))
     expression = Expression(options.select) if options.select else None
-    check_names([*options.keep, *(expression.names if expression else ())], files[0].columns, str(files[0].path))
+    options = replace(options, keep=tuple(find_names(options.keep, files[0].columns, str(files[0].path))))
     reading = _Reading()
     for file in files:
         for start, chunk in _chunks(file, roles, options, expression):
@@ -137,7 +137,8 @@ def read_targets(table: str, options: TargetOptions) -> Targets:
 def _chunks(
     file: TableFile, roles: Roles, options: TargetOptions, expression: Expression | None
 ) -> Iterator[tuple[int, Chunk]]:
-    wanted = dict.fromkeys([*roles.names, *options.keep, *(expression.names if expression else ())])
+    selecting = find_names(expression.names, file.columns, str(file.path)) if expression else []
+    wanted = dict.fromkeys([*roles.names, *options.keep, *selecting])
     lacking = [name for name in wanted if name not in file.columns]
     if lacking:
         raise TableError(str(file.path), f"has no column {lacking[0]!r}, which other files of this table have")
@@ -164,7 +165,8 @@ def _take(
     reading.cut("table", rows, rows)
     index = np.arange(rows)
     if expression:
-        plain = {name: with_null(file.columns[name], _as_float(chunk[name]))[1] for name in expression.names}
+        selecting = find_names(expression.names, chunk, str(file.path))
+        plain = {name: with_null(file.columns[name], _as_float(chunk[name]))[1] for name in selecting}
         index = index[expression.select(plain, rows)]
         reading.cut("select", rows, len(index))
         chunk = {name: values[index] for name, values in chunk.items()}
