@@ -221,14 +221,15 @@ def finetune(
 @cli.command()
 @click.argument("checkpoints", nargs=-1, required=True)
 @click.argument("model", type=File)
-def export(checkpoints: tuple[str, ...], model: Path) -> None:
+@click.option("--campaign", default=None, help="Whose volunteers a catalogue imitates. [default: most training votes]")
+def export(checkpoints: tuple[str, ...], model: Path, campaign: str | None) -> None:
     """Write one self-contained ONNX file, compared with torch before it is kept.
 
     Example: gzsurvey export rings model.onnx
     """
     from gzsurvey.export import export as write
 
-    click.echo(write(checkpoints, model))
+    click.echo(write(checkpoints, model, campaign))
 
 
 def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ class Progress:
     unit : str
         What an item is, in the plural.
     stream : file, optional
-        Where to write; standard error by default. None with `quiet` set: nowhere.
+        Where to write; standard error by default.
     """
 
     quiet = False
@@ -34,6 +34,13 @@ class Progress:
         self._stream = stream or sys.stderr
         self._started = self._shown = time.monotonic()
         self._every = 0.2 if self._stream.isatty() else 10.0
+
+    @classmethod
+    def say(cls, text: str) -> None:
+        """Write one line to standard error, unless quiet."""
+        if not cls.quiet:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
     def advance(self, items: int = 1, note: str = "") -> None:
         """Count `items` more as done; `note` is shown behind the numbers."""

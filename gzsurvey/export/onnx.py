@@ -48,8 +48,8 @@ def export(checkpoints: Sequence[str | Path], out: Path | str, campaign: str | N
         The ONNX file. The page has the same name with ``.md``. Repeating the same export
         finishes at once.
     campaign : str, optional
-        Whose volunteers a catalogue imitates unless it is told otherwise; default: the first
-        campaign of the question tree.
+        Whose volunteers a catalogue imitates unless it is told otherwise; default: the one
+        with most of the training votes.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def draft_card(info: CheckpointInfo, name: str, campaign: str | None = None) -> 
         | {
             "name": name,
             "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "default_campaign": campaign or (known[0] if known else None),
+            "default_campaign": campaign or info.most_voted_campaign or (known[0] if known else None),
             "versions": {f"training: {package}": number for package, number in info.versions.items()},
         }
     )

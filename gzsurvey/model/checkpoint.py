@@ -52,6 +52,8 @@ class CheckpointInfo(Section):
     epoch: int = 0
     metrics: dict[str, float] = {}
     """Measured on validation galaxies."""
+    most_voted_campaign: str | None = None
+    """The campaign whose volunteers gave most of the training votes."""
     credits: tuple[Credit, ...] = ()
     simulated: bool = False
     dataset_sha256: str = ""

@@ -90,6 +90,16 @@ def as_png(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def most_voted_campaign(store: Store, voted: NDArray[np.int64]) -> str | None:
+    """Name of the campaign that gave most of the votes of these galaxies; None where there are none."""
+    totals = dict.fromkeys(store.tree.campaigns, 0)
+    answers = sum(store.vote_counts(part).sum(axis=0) for part in np.array_split(voted, len(voted) // 65_536 + 1))
+    for question in store.tree.questions:
+        totals[question.campaign] += int(np.asarray(answers)[question.columns].sum())
+    best = max(totals, key=lambda name: totals[name])
+    return best if totals[best] else None
+
+
 def training_ranges(store: Store, voted: NDArray[np.int64]) -> dict[str, TrainingRange]:
     """Smallest and largest half-light radius and magnitude of the galaxies whose votes were used."""
     ranges = {}

@@ -246,6 +246,7 @@ class Pretraining:
         chosen, seed = self.galaxies, self.recipe.seed
         shown = describe.some(chosen.training, describe.THUMBNAILS, seed)
         more = {
+            "most_voted_campaign": describe.most_voted_campaign(self.store, chosen.voted),
             "embedding_reference": describe.embedding_reference(
                 self._embed(network, chosen.training), self._embed(network, self.store.rows("validation"))
             ),
