@@ -117,9 +117,14 @@ def _is_finished(out: Path, inputs: dict[str, Any]) -> bool:
         raise OutputConflict(out, ["it holds files that are no training store"])
     before = json.loads(marker.read_text())
     differences = list(_differences("", before, json.loads(json.dumps(inputs))))
-    if differences:
+    if differences and not _is_empty(out):
         raise OutputConflict(out, differences[:5])
     return (out / "store.json").is_file()
+
+
+def _is_empty(out: Path) -> bool:
+    """Say whether a build stopped before its first chunk, so that nothing is lost by starting anew."""
+    return not (out / "store.json").is_file() and not any((out / "journal").glob("*.json"))
 
 
 def _differences(key: str, before: Any, now: Any) -> Iterator[str]:
@@ -139,6 +144,8 @@ def _short(value: Any) -> str:
 
 
 def _begin(out: Path, inputs: dict[str, Any]) -> None:
+    if _is_empty(out):
+        shutil.rmtree(out / "store.zarr", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / "journal").mkdir(exist_ok=True)
     _write_text(out / "inputs.json", json.dumps(inputs, indent=1))
@@ -317,6 +324,7 @@ def _held_out_pixels(recipe: DatasetRecipe, sources: Sequence[Gathered]) -> froz
 def _finish(recipe: DatasetRecipe, sources: Sequence[Gathered], journal: Journal, tree: DecisionTree) -> None:
     out, galaxies = journal.out, journal.galaxies()
     if galaxies.empty:
+        shutil.rmtree(out / "journal")
         reason = (
             f"no image could be used, e.g. {': '.join(journal.rejected[0])}" if journal.rejected else "all held out"
         )

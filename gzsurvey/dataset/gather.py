@@ -11,6 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.collection import ImageCollection, ParquetImages, open_collection
+from gzsurvey.cutouts.open import check_source
+from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.dataset.groups import SAME_GALAXY_ARCSEC, near
 from gzsurvey.dataset.tables import ID_COLUMNS, numbers, pick, positions, read_table, texts
 from gzsurvey.errors import RecipeError, TableError
@@ -66,6 +68,8 @@ def gather(recipe: DatasetRecipe, tree: DecisionTree) -> tuple[Gathered, ...]:
     gzsurvey.errors.TableError, gzsurvey.errors.RecipeError, gzsurvey.errors.SourceError
         A catalogue, a vote, a column or a collection is wrong.
     """
+    for survey in (source for source in recipe.sources if source.is_cutouts):
+        check_source(SourceSpec.parse(survey.images, survey.bands, survey.zeropoints), recipe.preparation)
     sources = [_gather_one(source, tree) for source in recipe.sources]
     if recipe.splits.published:
         for source in sources:
@@ -143,7 +147,7 @@ def _rows(frame: pd.DataFrame, source: SourceRecipe, where: str) -> pd.DataFrame
         raise TableError(where, "ids are empty", np.flatnonzero(ids == "").tolist())
     twice = pd.Series(ids).duplicated(keep=False).to_numpy()
     if twice.any():
-        raise TableError(where, f"id {ids[twice][0]!r} stands more than once", np.flatnonzero(twice).tolist())
+        raise TableError(where, f"id '{ids[twice][0]}' stands more than once", np.flatnonzero(twice).tolist())
     ra, dec = positions(frame, source.ra_column, source.dec_column, where)
     return pd.DataFrame(
         {

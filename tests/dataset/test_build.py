@@ -25,7 +25,7 @@ from gzsurvey import dataset
 from gzsurvey.dataset import building, pictures
 from gzsurvey.dataset import store as storing
 from gzsurvey.dataset.store import Store
-from gzsurvey.errors import OutputConflict, RecipeError, TableError
+from gzsurvey.errors import OutputConflict, RecipeError, SourceError, TableError
 from gzsurvey.images.prepare import prepare_picture
 from gzsurvey.progress import Progress
 
@@ -226,6 +226,25 @@ def test_a_bad_row_is_refused_by_its_number(
     with pytest.raises(TableError, match=says) as caught:
         dataset.build(recipe(tmp_path, [labelled]), tmp_path / "store")
     assert 4 in caught.value.rows
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_build_that_failed_before_its_first_chunk_blocks_nothing(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.png", png(0)[:300])
+    with pytest.raises(TableError, match="no image could be used") as caught:
+        dataset.build(recipe(tmp_path, [{"name": "a", "images": "a.zip"}]), tmp_path / "store")
+    assert "\n" not in str(caught.value)
+    zipped(tmp_path / "a.zip", ["x", "y"])
+    store = dataset.build(recipe(tmp_path, [{"name": "a", "images": "a.zip"}], seed=3), tmp_path / "store")
+    assert len(store) == 2
+
+
+def test_a_mosaic_that_cannot_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    catalogue(tmp_path / "a.csv", IDS, ra=1.0, dec=1.0)
+    source = {"name": "a", "images": "mosaic:nowhere", "catalogue": "a.csv"}
+    with pytest.raises(SourceError):
+        dataset.build(recipe(tmp_path, [source]), tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 
