@@ -25,13 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.errors import DemoFailed
+from gzsurvey.outputs.columns import column_word
 from gzsurvey.progress import Progress, duration
+from gzsurvey.votes import DecisionTree, proportion_asked
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
     from gzsurvey.recipes.demo import DemoChecks, DemoRecipe
 
+CAMPAIGN = "gz_decals_dr8"
+"""Whose volunteers' fractions the truth states."""
 FEATURED = "smooth_or_featured_featured_or_disk_fraction"
 EDGE_ON = "disk_edge_on_yes_fraction"
 
@@ -199,32 +203,36 @@ def compare(run: Path, simulated: Path) -> Scores:
     from gzsurvey.catalogue import read_catalogue
 
     truth = Table.read(simulated / "truth.fits")
-    both = join(
-        read_catalogue(run), truth, keys="id", table_names=("", "true"), uniq_col_name="{col_name}_{table_name}"
-    )
-    galaxies = both[(both["status"] == 0) & np.asarray(both["is_galaxy"], dtype=bool)]
-    featured = np.asarray(galaxies["is_featured"], dtype=bool)
+    truth.rename_columns(truth.colnames[1:], [f"true_{name}" for name in truth.colnames[1:]])
+    both = join(read_catalogue(run), truth, keys="id")
+    galaxies = both[(both["status"] == 0) & np.asarray(both["true_is_galaxy"], dtype=bool)]
+    featured = np.asarray(galaxies["true_is_featured"], dtype=bool)
     disks = galaxies[featured]
-    errors, errors_of_mean, answers = _fraction_errors(galaxies)
+    error, error_of_mean, answers = _fraction_errors(galaxies)
     return Scores(
         galaxies=len(galaxies),
-        featured_auc=float(roc_auc_score(featured, _values(galaxies, f"{FEATURED}_"))),
-        edge_on_auc=float(roc_auc_score(np.asarray(disks["is_edge_on"], dtype=bool), _values(disks, f"{EDGE_ON}_"))),
-        error=errors,
-        error_of_mean=errors_of_mean,
+        featured_auc=float(roc_auc_score(featured, _values(galaxies, FEATURED))),
+        edge_on_auc=float(roc_auc_score(np.asarray(disks["true_is_edge_on"], dtype=bool), _values(disks, EDGE_ON))),
+        error=error,
+        error_of_mean=error_of_mean,
         answers=answers,
     )
 
 
 def _fraction_errors(galaxies: Table) -> tuple[float, float, int]:
-    errors, errors_of_mean = [], []
-    for name in (name for name in galaxies.colnames if name.endswith("_fraction_true")):
-        predicted, true = _values(galaxies, name.removesuffix("true")), _values(galaxies, name)
-        known = np.isfinite(true) & np.isfinite(predicted)
-        errors.append(np.abs(predicted - true)[known])
-        errors_of_mean.append(np.abs(true[known].mean() - true[known]) if known.any() else np.empty(0))
-    everything = np.concatenate(errors)
-    return float(everything.mean()), float(np.concatenate(errors_of_mean).mean()), len(everything)
+    tree = DecisionTree.load(CAMPAIGN)
+    names = [
+        f"{column_word(question.label)}_{column_word(answer)}"
+        for question in tree.questions
+        for answer in question.answers
+    ]
+    true = np.column_stack([_values(galaxies, f"true_{name}_fraction") for name in names])
+    predicted = np.column_stack([_values(galaxies, f"{name}_fraction") for name in names])
+    asked = proportion_asked(true, tree)[:, tree.question_of_answer] >= 0.5
+    counted = asked & np.isfinite(true)
+    means = np.nanmean(np.where(counted, true, np.nan), axis=0)
+    error = np.abs(predicted - true)[counted]
+    return float(error.mean()), float(np.abs(means - true)[counted].mean()), int(counted.sum())
 
 
 def _values(table: Table, column: str) -> NDArray[np.float64]:

@@ -65,7 +65,8 @@ def write_truth(fields: list[Field], path: Path) -> None:
     columns |= _flags(galaxies, probabilities, tree)
     for question in tree.questions:
         for i, answer in enumerate(question.answers):
-            columns[f"{question.label}_{answer}_fraction"] = probabilities[:, question.start + i].astype(np.float32)
+            name = f"{question.label}_{answer}_fraction".replace("-", "_")
+            columns[name] = probabilities[:, question.start + i].astype(np.float32)
     _write_fits(columns, path, "truth")
 
 

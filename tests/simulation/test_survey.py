@@ -129,7 +129,7 @@ def test_truth_holds_the_fractions_of_the_default_campaign(out: Path) -> None:
     truth = Table.read(out / "truth.fits")
     tree = DecisionTree.load("gz_decals_dr8")
     for question in tree.questions:
-        total = sum(truth[f"{question.label}_{answer}_fraction"] for answer in question.answers)
+        total = sum(truth[f"{question.label}_{answer}_fraction".replace("-", "_")] for answer in question.answers)
         np.testing.assert_allclose(total, 1.0, rtol=1e-4)
 
 
