@@ -7,6 +7,7 @@ import pytest
 from astropy.table import Table
 from outputs.catalogues import make_block, make_card, make_stored
 
+import gzsurvey
 from gzsurvey.catalogue import read_catalogue
 from gzsurvey.errors import TableError
 from gzsurvey.outputs.columns import Layout
@@ -28,6 +29,12 @@ def catalogue(tmp_path: Path) -> Path:
 
 def test_a_run_or_a_file_can_be_given(catalogue: Path) -> None:
     assert len(read_catalogue(catalogue)) == len(read_catalogue(str(catalogue.parent))) == N
+
+
+def test_it_is_there_at_the_top(catalogue: Path) -> None:
+    assert len(gzsurvey.read_catalogue(catalogue)) == N
+    with pytest.raises(AttributeError, match="no attribute 'raed_catalogue'"):
+        _ = gzsurvey.raed_catalogue
 
 
 def test_units_descriptions_and_ucds_come_back(catalogue: Path) -> None:

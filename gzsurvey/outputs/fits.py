@@ -148,12 +148,12 @@ def encode(column: Column, values: NDArray[Any]) -> NDArray[Any]:
 
 def ascii_text(values: NDArray[Any]) -> NDArray[np.bytes_]:
     """Return text as ASCII bytes, shape (N,), "?" standing for every other character."""
-    unicode = np.asarray(values).astype(np.str_)
-    encoded: NDArray[np.bytes_] = np.strings.encode(unicode, "ascii", "replace")
-    if encoded.size:
-        codes = encoded.view(np.uint8)
-        codes[(codes != 0) & ((codes < 32) | (codes > 126))] = ord("?")
-    return encoded
+    unicode = np.ascontiguousarray(values, dtype=np.str_)
+    width = unicode.dtype.itemsize // 4
+    codes = unicode.view(np.uint32).reshape(len(unicode), width)
+    plain = codes.astype(np.uint8)
+    plain[(codes > ord("~")) | ((codes < ord(" ")) & (codes != 0))] = ord("?")
+    return plain.view(f"S{width}").reshape(len(unicode))
 
 
 class _Checksum:

@@ -69,11 +69,16 @@ def make_targets(block: dict[str, np.ndarray]) -> Targets:
 
 
 def make_run(
-    run: Path, card: Card | None = None, n: int = 600, skip: Collection[int] = (), source: str = "synthetic:"
+    run: Path,
+    card: Card | None = None,
+    n: int = 600,
+    skip: Collection[int] = (),
+    source: str = "synthetic:",
+    **changes: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Write a RUN of `n` rows whose blocks are finished, but those in `skip`; return its rows."""
     card = card or make_card()
-    block, paths = make_block(card, n), RunPaths(run)
+    block, paths = make_block(card, n) | changes, RunPaths(run)
     block["r50"] = block["r50"].astype(np.float32)
     targets = make_targets(block)
     run.mkdir(parents=True)

@@ -8,7 +8,7 @@ import pytest
 from astropy.io import fits
 
 from gzsurvey.outputs.columns import Column, Flavour, Layout
-from gzsurvey.outputs.fits import open_table
+from gzsurvey.outputs.fits import ascii_text, open_table
 from gzsurvey.outputs.parameters import Parameter
 from gzsurvey.outputs.rows import catalogue_rows
 from outputs.catalogues import BIG_ID, client, make_block, make_card, make_stored
@@ -131,3 +131,10 @@ def test_logicals_survive(tmp_path: Path) -> None:
         table.append({"ok": np.array([True, False])})
     with fits.open(tmp_path / "t.fits") as hdus:
         assert list(hdus[1].data["ok"]) == [True, False]
+
+
+def test_text_is_printable_ascii() -> None:
+    values = np.array(["plain", "süd", "a\tb", "", "日本", "~ '"])
+    assert ascii_text(values).tolist() == [b"plain", b"s?d", b"a?b", b"", b"??", b"~ '"]
+    assert ascii_text(np.array(["ab", "c"], dtype=object)).tolist() == [b"ab", b"c"]
+    assert ascii_text(values[:0]).shape == (0,)

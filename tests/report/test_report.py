@@ -112,6 +112,14 @@ def test_an_unfinished_run_has_a_report_too(tmp_path: Path) -> None:
     assert "No block is finished" in text
 
 
+def test_targets_without_positions_have_no_map(tmp_path: Path) -> None:
+    n = 20
+    nowhere = {"ra": np.full(n, np.nan), "dec": np.full(n, np.nan), "healpix_29": np.full(n, -1)}
+    make_run(tmp_path / "run", small_card(), n=n, **nowhere)
+    publish(tmp_path / "run")
+    assert "The targets have no positions" in report(tmp_path / "run").read_text()
+
+
 def test_without_a_catalogue_it_says_what_to_do(tmp_path: Path) -> None:
     make_run(tmp_path / "run", n=10)
     with pytest.raises(TableError, match="gzsurvey publish"):

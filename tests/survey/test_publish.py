@@ -160,6 +160,20 @@ def test_a_model_without_votes_has_its_task_alone(tmp_path: Path) -> None:
     assert table.meta["PREVAL1"] == "ring: Ring 0.1, not-ring 0.9"
 
 
+def test_ids_can_be_text_and_positions_may_be_absent(tmp_path: Path) -> None:
+    n = 20
+    ids = np.array([f"{i}_{2 * i}" for i in range(n)])
+    nowhere = {"ra": np.full(n, np.nan), "dec": np.full(n, np.nan), "healpix_29": np.full(n, -1)}
+    make_run(tmp_path / "run", n=n, id=ids, **nowhere)
+    publish(tmp_path / "run")
+    table = read_catalogue(tmp_path / "run")
+    assert list(table["objid"]) == list(ids)
+    assert table["healpix_29"].mask.all()
+    assert table["ra"].mask.all()
+    assert not (tmp_path / "run" / "moc").exists()
+    assert list(Table.read(tmp_path / "run" / "missing.ecsv")["objid"]) == list(ids[table["status"] != 0])
+
+
 def test_the_catalogue_lies_where_the_paths_say(published: tuple[Path, dict[str, np.ndarray]]) -> None:
     paths = RunPaths(published[0])
     assert all(path.is_file() for path in (paths.catalogue, paths.catalogue_full, paths.missing, paths.provenance))
