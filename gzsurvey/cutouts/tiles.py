@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
-from scipy.ndimage import binary_opening
 
 from gzsurvey.cutouts import headers
 from gzsurvey.cutouts.mosaic_index import Tile
@@ -96,7 +95,7 @@ class OpenTile:
         inside = _clipped(part, self.tile.shape)
         pixels = self._read(inside).astype(np.float32)
         if np.count_nonzero(pixels) < pixels.size:
-            pixels[_blank(pixels)] = np.nan
+            pixels[_blank(pixels, inside, self.tile.shape)] = np.nan
         return _padded(pixels, inside, part, np.float32(np.nan))
 
     def bits(self, part: Bounds) -> NDArray[np.int64]:
@@ -221,9 +220,24 @@ def _padded(pixels: NDArray[Any], inside: Bounds, part: Bounds, fill: np.generic
     return whole
 
 
-def _blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Exact zeros in runs: a filled border, never a pixel that happens to be zero."""
-    zeros = np.pad(pixels == 0, BLANK_RUN, constant_values=True)
-    runs = binary_opening(zeros, np.ones((BLANK_RUN, BLANK_RUN), dtype=np.bool_))
-    inner = slice(BLANK_RUN, -BLANK_RUN)
-    return np.asarray(runs[inner, inner], dtype=np.bool_)
+def _blank(pixels: NDArray[np.float32], inside: Bounds, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Exact zeros in squares of `BLANK_RUN` pixels: a filled border, never a pixel that happens to be zero.
+
+    Beyond the image's own border all counts as zero, so that a single line along it is found.
+    """
+    edge = BLANK_RUN - 1
+    zeros = np.pad(pixels == 0, edge)
+    zeros[:, :edge] |= inside[0] == 0
+    zeros[:edge] |= inside[1] == 0
+    zeros[:, -edge:] |= inside[2] == shape[1]
+    zeros[-edge:] |= inside[3] == shape[0]
+    height, width = (length - edge for length in zeros.shape)
+    steps = range(BLANK_RUN)
+    lines = np.logical_and.reduce([zeros[step : step + height] for step in steps])
+    squares = np.logical_and.reduce([lines[:, step : step + width] for step in steps])
+    blank = np.zeros_like(zeros)
+    if squares.any():
+        for row in steps:
+            for column in steps:
+                blank[row : row + height, column : column + width] |= squares
+    return blank[edge:-edge, edge:-edge]

@@ -225,6 +225,15 @@ def test_a_blank_line_at_the_border_is_missing_and_a_zero_inside_is_not(tmp_path
     np.testing.assert_array_equal(np.isnan(cutout), [[row == 0] * 61 for row in range(61)])
 
 
+def test_coarsely_counted_sky_is_not_blank(tmp_path: Path) -> None:
+    """Rounded to whole counts, a third of the sky's pixels are exact zeros."""
+    image = np.round(np.random.default_rng(5).normal(0, 1.2, (SIDE, SIDE))).astype(np.float32)
+    write_tile(tmp_path / "g.fits", image, FILTER="g")
+    cutout = pixels(open_mosaic(tmp_path, "g,g,g"), ask((150, 150), size=201))[0]
+    assert (np.abs(cutout) < 1e-3).mean() > 0.2
+    assert np.isnan(cutout).mean() < 0.003
+
+
 def test_holes_are_filled_from_the_next_tile(tmp_path: Path) -> None:
     image = field()
     holed = image.copy()
