@@ -16,6 +16,8 @@ from gzsurvey.recipes.cluster import ClusterProfile
 
 CONNECT_SECONDS = 10.0
 """A scheduler that runs answers at once."""
+NOISY = ("distributed", "distributed.client", "tornado.application", "tornado.general", "asyncio")
+"""Loggers that print tracebacks of their own when a scheduler goes; `DaskPool.check` says it in a line."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -116,6 +118,8 @@ def _client(profile: ClusterProfile) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     quiet = {"distributed.worker.daemon": True, "distributed.comm.retry.count": 3, "distributed.admin.log-length": 100}
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with dask.config.set(quiet):
         if profile.kind == "address":
             with _reached(Client, profile) as client:

@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from pydantic import ValidationError
 
@@ -19,6 +20,8 @@ from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import settle, shard_file
 from gzsurvey.recipes.base import Section
 from gzsurvey.survey.record import RunRecord
+
+LOCK_TRIES = 5
 
 
 class ShardRecord(Section):
@@ -129,15 +132,25 @@ def locked(run: Path) -> Iterator[None]:
     """
     path = RunPaths(run).lock
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take(file):
             file.seek(0)
-            raise OutputConflict(run, [f"process {file.read().strip() or '?'} is working on it now"]) from None
+            raise OutputConflict(run, [f"process {file.read().strip() or '?'} is working on it now"])
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
+
+
+def _take(file: TextIO) -> bool:
+    """Take the lock; `is_alive` of another shell holds it for an instant."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def is_alive(run: Path) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gzsurvey.errors import RecipeError, RunIncomplete
+from gzsurvey.errors import ClusterError, RecipeError, RunIncomplete
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import ClusterProfile
@@ -110,6 +110,8 @@ class _Session:
 
     def _outcome(self, future: Future[BlockSummary], task: BlockTask) -> BlockSummary:
         """Return what the worker said, or record that the worker died."""
+        if future.cancelled():
+            raise ClusterError("the cluster", "has lost its scheduler; start it again, then repeat the command")
         error = future.exception()
         if error is None:
             return future.result()
