@@ -155,7 +155,7 @@ def _refuse_repeated(ids: NDArray[np.str_] | None, where: str) -> None:
     repeated = ids[first[counts > 1]]
     if len(repeated):
         rows = np.flatnonzero(np.isin(ids, repeated)).tolist()
-        raise TableError(where, f"id {repeated[0]!r} stands more than once; keep one label per galaxy", rows)
+        raise TableError(where, f"id {str(repeated[0])!r} stands more than once; keep one label per galaxy", rows)
 
 
 def _weights(frame: pd.DataFrame, where: str) -> NDArray[np.float64]:

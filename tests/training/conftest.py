@@ -40,7 +40,7 @@ def write_store(path: Path, n: int = 96, voted: float = 0.6, seed: int = 0) -> P
     first = tree.questions[0]
     probability = np.where(elongated[:, None], [0.1, 0.85, 0.05], [0.85, 0.1, 0.05])
     asked = rng.random(n) < voted
-    votes[asked, first.columns] = [rng.multinomial(20, p) for p in probability[asked]]
+    votes[:, first.columns] = rng.multinomial(20, probability) * asked[:, None]
     path.mkdir(parents=True)
     group = zarr.open_group(path / "store.zarr", mode="w", zarr_format=3)
     for name, data in (("images", images), ("votes", votes)):
