@@ -88,8 +88,11 @@ class Targets:
 
 @dataclass
 class _Reading:
-    """What is gathered while chunks pass by."""
+    """What is asked of a table, and what is gathered while its chunks pass by."""
 
+    roles: Roles
+    options: TargetOptions
+    expression: Expression | None
     parts: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, list[int]] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
@@ -127,18 +130,17 @@ def read_targets(table: str, options: TargetOptions) -> Targets:
     roles = find_roles(files[0].columns, options.columns, str(files[0].path))
     expression = Expression(options.select) if options.select else None
     options = replace(options, keep=tuple(find_names(options.keep, files[0].columns, str(files[0].path))))
-    reading = _Reading()
+    reading = _Reading(roles, options, expression)
     for file in files:
-        for start, chunk in _chunks(file, roles, options, expression):
-            _take(file, roles, options, expression, (start, chunk), reading)
+        for start, chunk in _chunks(file, reading):
+            _take(file, start, chunk, reading)
     return _finish(table, files, roles, options, reading)
 
 
-def _chunks(
-    file: TableFile, roles: Roles, options: TargetOptions, expression: Expression | None
-) -> Iterator[tuple[int, Chunk]]:
+def _chunks(file: TableFile, reading: _Reading) -> Iterator[tuple[int, Chunk]]:
+    roles, expression = reading.roles, reading.expression
     selecting = find_names(expression.names, file.columns, str(file.path)) if expression else []
-    wanted = dict.fromkeys([*roles.names, *options.keep, *selecting])
+    wanted = dict.fromkeys([*roles.names, *reading.options.keep, *selecting])
     lacking = [name for name in wanted if name not in file.columns]
     if lacking:
         raise TableError(str(file.path), f"has no column {lacking[0]!r}, which other files of this table have")
@@ -151,16 +153,9 @@ def _chunks(
         raise TableError(str(file.path), f"cannot be read: {' '.join(str(error).split())[:200]}") from None
 
 
-def _take(
-    file: TableFile,
-    roles: Roles,
-    options: TargetOptions,
-    expression: Expression | None,
-    numbered: tuple[int, Chunk],
-    reading: _Reading,
-) -> None:
-    """Add what the cuts leave of one chunk to `reading`."""
-    start, chunk = numbered
+def _take(file: TableFile, start: int, chunk: Chunk, reading: _Reading) -> None:
+    """Add what the cuts leave of one chunk, which begins at row `start` of its file."""
+    roles, options, expression = reading.roles, reading.options, reading.expression
     rows = len(chunk[roles.id[0]])
     reading.cut("table", rows, rows)
     index = np.arange(rows)
