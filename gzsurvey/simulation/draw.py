@@ -89,8 +89,9 @@ class _Canvas:
         planes *= self.edge[index]
         normalised(planes)
         weight = self.flux[index, SHARE[component]]
-        for band in range(3):
-            self.light[index, band] += planes * weight[:, band, None, None]
+        for i, plane, by_band in zip(index, planes, weight, strict=True):
+            for band in range(3):
+                self.light[i, band] += plane * by_band[band]
 
     def add(self, component: str, index: NDArray[np.intp], function: Callable[[Galaxies, Sky], Planes]) -> None:
         if len(index):

@@ -62,8 +62,13 @@ class Conditions:
 
     def add_noise(self, canvas: Planes, normal: Planes) -> None:
         """Add sky and photon noise in place; `normal` holds unit deviates, shape (3, H, W)."""
-        variance = np.maximum(canvas, 0) / self.gain[:, None, None] + (self.sky**2)[:, None, None]
-        canvas += np.sqrt(variance) * normal
+        for plane, unit, sky, gain in zip(canvas, normal, self.sky, self.gain, strict=True):
+            spread = np.maximum(plane, 0)
+            spread /= gain
+            spread += sky * sky
+            np.sqrt(spread, out=spread)
+            spread *= unit
+            plane += spread
 
 
 def sources(rng: np.random.Generator, height: int, width: int, scale_arcsec: float) -> NDArray[np.void]:

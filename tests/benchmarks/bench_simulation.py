@@ -71,8 +71,7 @@ def test_stamps_are_faster_than_one_by_one() -> None:
 
 if __name__ == "__main__":
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(
-        f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}, GalSim {galsim.__version__}"
-    )
+    print(f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}")
+    print(f"GalSim {galsim.__version__}")
     for what, rate in rates(400).items():
         print(f"{rate:8.1f}/s  {what}")
