@@ -379,14 +379,15 @@ def report(run_dir: Path) -> None:
 @cli.command()
 @click.argument("source")
 @click.option("--bands", default="g,r,z", help="The source's bands.")
-def index(source: str, bands: str) -> None:
+@click.option("--zeropoints", default=None, metavar="Z1,Z2,Z3", help="AB magnitude of one count, or keywords.")
+def index(source: str, bands: str, zeropoints: str | None) -> None:
     """Build the index of a mosaic ahead of a run.
 
     Example: gzsurvey index 'mosaic:tiles/*_{band}.fits.fz'
     """
     from gzsurvey.cutouts.open import index as build_index
 
-    click.echo(build_index(source, bands))
+    click.echo(build_index(source, bands, zeropoints))
 
 
 @cli.command()

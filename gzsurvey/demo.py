@@ -153,7 +153,7 @@ def _finetune(recipe: DemoRecipe, out: Path) -> None:
 def _export(out: Path) -> None:
     from gzsurvey.export import export
 
-    export([out / "finetuned"], out / "model.onnx")
+    export([out / "finetuned"], out / "model.onnx", CAMPAIGN)
 
 
 def _classify(recipe: DemoRecipe, out: Path) -> None:

@@ -20,8 +20,10 @@ Answer = tuple[int, Cutout | Miss]
 
 def open_sources(run: Path, record: RunRecord, preparation: Preparation) -> tuple[CutoutSource, ...]:
     """Open the sources of a run, from the indexes that `plan` left in it."""
+    limit = record.recipe.missing_limit
     return tuple(
-        open_source(source.spec, preparation, run / source.index if source.index else None) for source in record.sources
+        open_source(source.spec, preparation, run / source.index if source.index else None, limit)
+        for source in record.sources
     )
 
 
