@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gzsurvey.errors import OutputConflict, RecipeError
 from gzsurvey.progress import Progress
@@ -139,7 +140,7 @@ def _run(tasks: Sequence[Task]) -> Iterator[int]:
             function(*arguments)
             yield weight
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
         running: dict[Future[None], int] = {
             pool.submit(function, *arguments): weight for function, arguments, weight in tasks
         }
@@ -149,6 +150,11 @@ def _run(tasks: Sequence[Task]) -> Iterator[int]:
                 yield running[future]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """Keep the linear algebra of one process from taking the cores of the others."""
+    threadpool_limits(1)
 
 
 def write_stamps(recipe: SimulationRecipe, region: int, rows: list[int], path: Path) -> None:
