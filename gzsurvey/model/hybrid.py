@@ -28,6 +28,8 @@ class Losses:
     """Galaxies with any vote."""
     spread: Tensor
     """`relative_spread` of the embedding, or of the projection where that is smaller."""
+    dimensions: Tensor
+    """`effective_dimensions` of the embedding."""
 
 
 def combine(contrastive: Tensor, supervised: Tensor, recipe: HybridRecipe) -> Tensor:
@@ -65,6 +67,18 @@ def relative_spread(vectors: Tensor) -> Tensor:
     return unit.var(dim=0, correction=0).sum().sqrt()
 
 
+def effective_dimensions(vectors: Tensor) -> Tensor:
+    """Say along how many directions vectors differ: 1 when all lie on one line.
+
+    The participation ratio of the variances of the unit vectors (N, D) along their principal
+    directions: squared sum over sum of squares.
+    """
+    unit = nn.functional.normalize(vectors.detach().float(), dim=1)
+    centred = unit - unit.mean(dim=0)
+    gram = centred @ centred.T
+    return gram.trace() ** 2 / (gram**2).sum().clamp(min=1e-20)
+
+
 class SupervisedModel(nn.Module):
     """Votes only, on the first view."""
 
@@ -80,7 +94,8 @@ class SupervisedModel(nn.Module):
         """Return the losses of one batch: views (N, 3, H, W), votes (N, A)."""
         outputs = self.network(views[0])
         loss, labelled = votes_loss(votes, outputs["concentration"], self.table)
-        return Losses(loss, None, loss, labelled, relative_spread(outputs["embedding"]))
+        embedding = outputs["embedding"]
+        return Losses(loss, None, loss, labelled, relative_spread(embedding), effective_dimensions(embedding))
 
     def before_step(self, tau: float) -> None:
         """Nothing moves by itself."""
@@ -98,8 +113,9 @@ class ContrastiveModel(nn.Module):
 
     def forward(self, views: tuple[Tensor, ...], votes: Tensor) -> Losses:
         """Return the losses of one batch: views (N, 3, H, W), votes (N, A)."""
-        loss, _, spread = contrast(self.network, self.byol, views)
-        return Losses(loss, loss, None, (votes > 0).any(dim=1).sum(), spread)
+        loss, embedding, spread = contrast(self.network, self.byol, views)
+        labelled = (votes > 0).any(dim=1).sum()
+        return Losses(loss, loss, None, labelled, spread, effective_dimensions(embedding))
 
     def before_step(self, tau: float) -> None:
         """Let the target network follow."""
@@ -125,7 +141,7 @@ class HybridModel(nn.Module):
         concentrations = self.network.heads["concentration"](embedding)
         supervised, labelled = votes_loss(votes, concentrations, self.table)
         total = combine(contrastive, supervised, self.recipe)
-        return Losses(total, contrastive, supervised, labelled, spread)
+        return Losses(total, contrastive, supervised, labelled, spread, effective_dimensions(embedding))
 
     def before_step(self, tau: float) -> None:
         """Let the target network follow."""

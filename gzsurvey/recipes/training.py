@@ -103,6 +103,10 @@ class GuardRecipe(Section):
     """Batches in a row whose loss is not finite."""
     least_spread: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
     """Embeddings of different galaxies spread at least this much, else they have collapsed."""
+    least_dimensions: Annotated[float, Field(ge=1.0)] = 1.2
+    """They differ along at least this many directions, else they have collapsed onto a line."""
+    closest_views: Share = 0.998
+    """Mean cosine between views above which they agree because nothing is told apart any more."""
 
 
 class PretrainRecipe(Section):

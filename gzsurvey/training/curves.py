@@ -13,6 +13,7 @@ PANELS = {
     "loss": "class loss, training",
     "validation_loss": "class loss, validation",
     "spread": "spread of the embedding (0: collapsed)",
+    "dimensions": "directions of the embedding (1: collapsed)",
 }
 """What is drawn, where it was measured."""
 

@@ -34,7 +34,7 @@ from gzsurvey.training.state import count_step, load_state, mean_values, save_st
 
 logger = logging.getLogger(__name__)
 
-MEASURED = ("contrastive", "supervised", "spread")
+MEASURED = ("contrastive", "supervised", "spread", "dimensions")
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,20 @@ class Pretraining:
         return {"validation_votes": votes_loss_of(self.model.network, self.store, rows, self.device)}
 
     def _refuse_collapse(self, record: dict[str, Any]) -> None:
-        spread, least = record.get("spread"), self.recipe.guard.least_spread
-        if spread is not None and spread < least:
-            raise TrainingError(
-                f"the embedding has collapsed: after epoch {record['epoch']} different galaxies spread by {spread:.2g} "
-                f"(guard.least_spread is {least:g}); lower optimiser.learning_rate or raise byol.tau"
-            )
+        guard = self.recipe.guard
+        signs = [("galaxies spread by", record.get("spread", 1.0), guard.least_spread, "least_spread")]
+        if "contrastive" in record:
+            apart = 1.0 + record["contrastive"]
+            signs.append(("views differ by a cosine of 1 -", apart, 1.0 - guard.closest_views, "closest_views"))
+        # Votes alone may well lie on a line, and so do the galaxies of a tiny batch.
+        if "contrastive" in record and self.order.batch_size >= 8:
+            signs.append(("directions:", record["dimensions"], guard.least_dimensions, "least_dimensions"))
+        for what, value, least, key in signs:
+            if value < least:
+                raise TrainingError(
+                    f"the embedding has collapsed: after epoch {record['epoch']}, {what} {value:.2g} (guard.{key}: "
+                    f"{least:.2g}); lower optimiser.learning_rate, raise byol.tau, or widen the augmentation"
+                )
 
     def _note(self) -> str:
         means = mean_values(self.progress)

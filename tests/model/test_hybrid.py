@@ -6,7 +6,14 @@ import torch
 from gzsurvey.card import VotesHead
 from gzsurvey.model.dirichlet import answer_table
 from gzsurvey.model.encoder import create_encoder
-from gzsurvey.model.hybrid import ContrastiveModel, HybridModel, SupervisedModel, combine, relative_spread
+from gzsurvey.model.hybrid import (
+    ContrastiveModel,
+    HybridModel,
+    SupervisedModel,
+    combine,
+    effective_dimensions,
+    relative_spread,
+)
 from gzsurvey.model.network import Network
 from gzsurvey.recipes.training import ByolRecipe, HybridRecipe
 from gzsurvey.votes.tree import DecisionTree
@@ -98,3 +105,10 @@ def test_unlabelled_galaxies_leave_the_supervised_loss_as_it_is(hybrid: HybridMo
 def test_spread() -> None:
     assert relative_spread(torch.ones(16, 8) * torch.rand(16, 1)).item() == pytest.approx(0, abs=1e-6)
     assert relative_spread(torch.eye(16)).item() > 0.9
+
+
+def test_effective_dimensions() -> None:
+    assert effective_dimensions(torch.eye(16)).item() == pytest.approx(15, rel=1e-4)
+    line = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).repeat(8, 1)
+    assert effective_dimensions(line).item() == pytest.approx(1, rel=1e-4)
+    assert effective_dimensions(torch.ones(4, 8)).item() < 1

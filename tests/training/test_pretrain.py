@@ -146,14 +146,18 @@ def test_bad_batches_are_skipped_counted_and_at_last_refused(store_path: Path, t
         training.step(some[0])
 
 
-def test_a_run_that_collapses_is_caught(store_path: Path, tmp_path: Path) -> None:
-    """Without predictor, and with gradient through the target, all galaxies become one."""
-    options = {"approach": "contrastive", "steps": 200, "optimiser": {"learning_rate": 0.01}}
+@pytest.mark.parametrize(("projector", "sign"), [(True, "closest_views"), (False, "least_dimensions")])
+def test_a_run_that_collapses_is_caught(store_path: Path, tmp_path: Path, projector: bool, sign: str) -> None:
+    """Without predictor, and with gradient through the target, galaxies become one, or one line."""
+    guard = {} if projector else {"closest_views": 1.0}
+    options = {"approach": "contrastive", "steps": 80, "optimiser": {"learning_rate": 0.01}, "guard": guard}
     training = Pretraining(recipe(**options), Store(store_path), tmp_path, torch.device("cpu"))
     byol, encoder = training.model.byol, training.model.network.encoder
-    byol.predictor, byol.projector = torch.nn.Identity(), torch.nn.Identity()
-    byol.target, byol.update_target = lambda images: encoder(images), lambda encoder, tau: None
-    with pytest.raises(TrainingError, match="collapsed"):
+    byol.predictor = torch.nn.Identity()
+    if not projector:
+        byol.projector = torch.nn.Identity()
+    byol.target, byol.update_target = lambda images: byol.projector(encoder(images)), lambda encoder, tau: None
+    with pytest.raises(TrainingError, match=f"collapsed.*{sign}"):
         training.run()
 
 
