@@ -101,11 +101,11 @@ def demo(out: Path, seed: int | None = None) -> str:
 def _run_stages(recipe: DemoRecipe, out: Path) -> list[Stage]:
     steps: list[tuple[str, str, Callable[[], object]]] = [
         ("simulate", "simulated/", lambda: _simulate(recipe, out)),
-        ("dataset build", "store/", lambda: _build(recipe, out)),
+        ("dataset build", "store/", lambda: _build(out)),
         ("pretrain", "pretrained/", lambda: _pretrain(recipe, out)),
         ("finetune", "finetuned/", lambda: _finetune(recipe, out)),
         ("export", "model.onnx", lambda: _export(out)),
-        ("classify", "run/", lambda: _classify(recipe, out)),
+        ("classify", "run/", lambda: _classify(out)),
         ("report", "report.html", lambda: _report(out)),
     ]
     done = []
@@ -118,17 +118,19 @@ def _run_stages(recipe: DemoRecipe, out: Path) -> list[Stage]:
 
 
 def _simulate(recipe: DemoRecipe, out: Path) -> None:
+    from gzsurvey.recipes.simulation import load_simulation_recipe
     from gzsurvey.simulation import simulate
 
-    simulate(recipe.simulation.model_copy(update={"seed": recipe.seed}), out / "simulated")
+    changes = {"seed": recipe.seed, "stamps.image_size": recipe.image_size, **recipe.sky.model_dump()}
+    overrides = [f"{key}={value}" for key, value in changes.items()]
+    simulate(load_simulation_recipe("simulate", overrides), out / "simulated")
 
 
-def _build(recipe: DemoRecipe, out: Path) -> None:
+def _build(out: Path) -> None:
     from gzsurvey import dataset
     from gzsurvey.recipes.dataset import load_dataset_recipe
 
-    overrides = (f"preparation.image_size={recipe.image_size}", f"seed={recipe.seed}")
-    dataset.build(load_dataset_recipe(str(out / "simulated" / "dataset.yaml"), overrides), out / "store")
+    dataset.build(load_dataset_recipe(str(out / "simulated" / "dataset.yaml")), out / "store")
 
 
 def _pretrain(recipe: DemoRecipe, out: Path) -> None:
@@ -156,10 +158,11 @@ def _export(out: Path) -> None:
     export([out / "finetuned"], out / "model.onnx", CAMPAIGN)
 
 
-def _classify(recipe: DemoRecipe, out: Path) -> None:
+def _classify(out: Path) -> None:
     from gzsurvey import survey
     from gzsurvey.cutouts.spec import SourceSpec
     from gzsurvey.recipes.cluster import load_cluster
+    from gzsurvey.recipes.survey import load_survey_recipe
     from gzsurvey.survey.job import Job
 
     simulated = out / "simulated"
@@ -167,7 +170,7 @@ def _classify(recipe: DemoRecipe, out: Path) -> None:
         model=out / "model.onnx",
         targets=str(simulated / "targets.fits"),
         sources=(SourceSpec.parse(f"mosaic:{simulated / 'mosaic'}"),),
-        recipe=recipe.survey,
+        recipe=load_survey_recipe(),
         keep=("mag_r", "r50"),
     )
     survey.classify(job, out / "run", load_cluster("laptop"))

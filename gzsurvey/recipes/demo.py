@@ -8,8 +8,6 @@ from typing import Annotated
 from pydantic import Field
 
 from gzsurvey.recipes.base import Section, load
-from gzsurvey.recipes.simulation import SimulationRecipe
-from gzsurvey.recipes.survey import SurveyRecipe
 from gzsurvey.recipes.training import FinetuneRecipe, PretrainRecipe
 from gzsurvey.resources import RECIPES, find
 
@@ -23,16 +21,22 @@ class DemoChecks(Section):
     """Least spread of unit embeddings; 0 would be one point for all galaxies."""
 
 
+class DemoSky(Section):
+    """How large a sky is drawn; all else is as in the shipped recipe ``simulate``."""
+
+    targets: Annotated[int, Field(ge=50)]
+    training: Annotated[int, Field(ge=200)]
+
+
 class DemoRecipe(Section):
     """What `demo` runs."""
 
     seed: Annotated[int, Field(ge=0)]
     """Replaces the seed of every stage."""
     image_size: Annotated[int, Field(ge=16, le=224)]
-    simulation: SimulationRecipe
+    sky: DemoSky
     pretrain: PretrainRecipe
     finetune: FinetuneRecipe
-    survey: SurveyRecipe
     checks: DemoChecks
 
 
