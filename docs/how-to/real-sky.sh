@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # The main job on real sky: pretrain on real galaxies, classify three real fields.
 #
-#   docs/how-to/real-sky.sh DATA OUT
+#   docs/how-to/real-sky.sh DATA OUT [--set KEY=VALUE ...]
 #
-# DATA holds the public galaxies and survey fields that docs/how-to/real-sky.md lists.
-# Repeating the command resumes. Nothing here is simulated.
+# DATA holds the public galaxies and survey fields that docs/how-to/real-sky.md lists. What follows OUT
+# goes to the pretraining. Repeating the command resumes. Nothing here is simulated.
 set -euo pipefail
 data=$1
 out=$2
+shift 2
 mkdir -p "$out"
 
-# One store of every labelled image set, each under its own campaign or unlabelled. Two detections
-# that the eye judges later are no training galaxies: the fields share none with the image sets.
+# One store of every labelled image set, each under its own campaign or unlabelled.
 gzsurvey dataset build real-sky "$out/store" --set data="$data"
 
-gzsurvey pretrain real-sky-pretrain "$out/pretrained" --dataset "$out/store"
+gzsurvey pretrain real-sky-pretrain "$out/pretrained" --dataset "$out/store" "$@"
 
 gzsurvey finetune real-sky-rings "$out/pretrained" "$out/rings" \
     --labels "$data/gz_decals_rings/catalogue.csv" --images "$data/gz_decals_rings/images.zip"
