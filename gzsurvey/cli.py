@@ -101,14 +101,15 @@ def cli() -> None:
 @cli.command()
 @click.argument("out", type=Directory)
 @click.option("--seed", type=int, default=None, help="Another sky, other weights. [default: the recipe's]")
-def demo(out: Path, seed: int | None) -> None:
+@click.option("--recipe", default="demo", help="Shipped name or YAML file.")
+def demo(out: Path, seed: int | None, recipe: str) -> None:
     """Run the whole chain on a simulated sky, without network or GPU.
 
     Example: gzsurvey demo demo-out
     """
     from gzsurvey.demo import demo as run_demo
 
-    click.echo(run_demo(out, seed))
+    click.echo(run_demo(out, seed, recipe))
 
 
 @cli.command()

@@ -66,7 +66,7 @@ class Scores:
     """Vote fractions compared."""
 
 
-def demo(out: Path, seed: int | None = None) -> str:
+def demo(out: Path, seed: int | None = None, recipe: str = "demo") -> str:
     """Run the whole chain on a simulated sky and compare its catalogue with the truth.
 
     Parameters
@@ -75,6 +75,8 @@ def demo(out: Path, seed: int | None = None) -> str:
         OUT; an interrupted demo goes on where it stopped.
     seed : int, optional
         Instead of the recipe's.
+    recipe : str
+        A shipped name or a YAML file.
 
     Returns
     -------
@@ -88,13 +90,13 @@ def demo(out: Path, seed: int | None = None) -> str:
     """
     from gzsurvey.recipes.demo import load_demo_recipe
 
-    recipe = load_demo_recipe("demo", () if seed is None else (f"seed={seed}",))
+    loaded = load_demo_recipe(recipe, () if seed is None else (f"seed={seed}",))
     out.mkdir(parents=True, exist_ok=True)
-    stages = _run_stages(recipe, out)
+    stages = _run_stages(loaded, out)
     scores = compare(out / "run", out / "simulated")
     spread = embedding_spread(out / "run")
     text = _summary(out, stages, scores, spread)
-    _check(recipe.checks, scores, spread, text)
+    _check(loaded.checks, scores, spread, text)
     return text
 
 
