@@ -66,8 +66,8 @@ def recipes_page() -> str:
         "# Recipes",
         "",
         "Written by `python docs/generate.py`. Shipped recipes lie in `pipelines/`, campaigns in "
-        "`catalogs/campaigns/`; each number there has a comment that says why. `--set section.key=value` replaces one value. A key that is "
-        "not listed is refused.",
+        "`catalogs/campaigns/`; each number there has a comment that says why. `--set section.key=value` replaces one "
+        "value. A key that is not listed is refused.",
     ]
     for command, models in RECIPES.items():
         lines += ["", f"## {command}"]

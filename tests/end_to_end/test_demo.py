@@ -101,7 +101,7 @@ def client(name: str) -> str:
 def test_real_clients_find_nothing_to_complain_about(folder: Path, name: str) -> None:
     path = str(folder / "one" / "run" / name)
     done = subprocess.run([client("fitsverify"), path], capture_output=True, text=True)
-    assert "0 warnings and 0 errors" in done.stdout
+    assert "0 warning(s) and 0 error(s)" in done.stdout
     done = subprocess.run([client("stilts"), "tpipe", f"in={path}", "cmd=meta"], capture_output=True, text=True)
     assert done.returncode == 0
     for text in ("pos.eq.ra;meta.main", "arcsec", "stat.probability;src.morph.type", "expected fraction of volunteers"):
