@@ -26,8 +26,8 @@ long: venv
 	$(BIN)/python -m pytest -m 'long' --durations=0
 
 lint: venv
-	$(BIN)/ruff check gzsurvey tests
-	$(BIN)/ruff format --check gzsurvey tests
+	$(BIN)/ruff check gzsurvey tests docs
+	$(BIN)/ruff format --check gzsurvey tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell gzsurvey tests docs pipelines catalogs README.md
