@@ -33,7 +33,7 @@ from gzsurvey.training.labels import Labels, divide, read_labels
 from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.pictures import UNMATCHED, Pictures, collect, is_store
 from gzsurvey.training.probe import fit_probe
-from gzsurvey.training.tune import Examples, Tuning, probabilities
+from gzsurvey.training.tune import BEST_SO_FAR, Examples, Tuning, probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,7 @@ def finetune(
     finally:
         prepared.unlink(missing_ok=True)
     job.finish(out, description)
+    (out / BEST_SO_FAR).unlink(missing_ok=True)
     return out
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gzsurvey.errors import TrainingError
+from gzsurvey.model.checkpoint import read_tensors, save_tensors, write_aside
 from gzsurvey.model.encoder import parameter_depths
 from gzsurvey.model.network import ClassesLayer, Network
 from gzsurvey.progress import Progress
@@ -28,6 +29,8 @@ from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.state import count_step, load_state, mean_values, save_state
 
 AT_A_TIME = 256
+BEST_SO_FAR = "best-so-far.safetensors"
+"""Weights of the best epoch, while training goes on."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Tuning:
         self.head = network.heads[f"{recipe.task}_probability"]
         self.optimiser = job.make_optimiser(recipe.optimiser, list(parameter_groups(recipe, network)))
         self.progress = load_state(out, network, self.optimiser)
-        self.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self.best = read_tensors(out / BEST_SO_FAR) if self.progress.best is not None else self._weights()
 
     def run(self, training: Examples, validation: Examples) -> None:
         """Train until validation gains no more; leave the best weights in the network."""
@@ -103,12 +106,16 @@ class Tuning:
         draw_curves(self.out)
         better = self.progress.best is None or measured["loss"] < self.progress.best
         if better:
-            self.best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            self.best = self._weights()
+            write_aside(self.out / BEST_SO_FAR, save_tensors(self.best, {}))
         stale = 0 if better else self.progress.stale + 1
         update: dict[str, Any] = {"sums": {}, "stale": stale} | ({"best": measured["loss"]} if better else {})
         self.progress = self.progress.model_copy(update=update)
         save_state(self.out, self.network, self.optimiser, self.progress)
         return stale >= self.recipe.patience
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
 
 
 def _steps(order: Order, steps: range) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from gzsurvey.dataset.store import Store
 from gzsurvey.errors import OutputConflict, RecipeError, TableError, TrainingError
-from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network
+from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network, read_tensors
 from gzsurvey.model.network import Network
 from gzsurvey.recipes.training import FinetuneRecipe, PretrainRecipe, load_finetune_recipe
 from gzsurvey.training import finetune, pretrain
+from gzsurvey.training.tune import BEST_SO_FAR, Examples, Tuning
 
 
 def recipe(**changes: object) -> FinetuneRecipe:
@@ -157,3 +158,28 @@ def test_bad_input_is_one_line(pretrained: Path, labels: Path, store_path: Path,
 def test_shipped_recipe_loads() -> None:
     loaded = load_finetune_recipe("finetune", ["task=ring"])
     assert (loaded.task, loaded.mode, loaded.augmentation.jitter) == ("ring", "auto", 0.0)
+
+
+def test_resumed_after_its_best_epoch_it_still_keeps_that_epoch(
+    pretrained: Path, labels: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0, 3.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr("gzsurvey.training.tune.class_metrics", lambda *_: {"loss": next(losses)})
+    slow = recipe(mode="full", epochs=3)
+    straight = finetune(slow, str(pretrained), tmp_path / "straight", labels, store_path, "cpu")
+    end_epoch = Tuning._end_epoch
+
+    def stop_after_two(self: Tuning, validation: Examples, steps: int) -> bool:
+        end_epoch(self, validation, steps)
+        if self.progress.step == 2 * steps:
+            raise KeyboardInterrupt
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tuning, "_end_epoch", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(slow, str(pretrained), tmp_path / "stopped", labels, store_path, "cpu")
+    resumed = finetune(slow, str(pretrained), tmp_path / "stopped", labels, store_path, "cpu")
+    ours, theirs = (read_tensors(out / "best.safetensors") for out in (resumed, straight))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not (resumed / BEST_SO_FAR).exists()
