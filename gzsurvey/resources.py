@@ -12,7 +12,6 @@ ROOT = _SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent
 RECIPES = ROOT / "pipelines"
 CLUSTERS = ROOT / "pipelines" / "clusters"
 CAMPAIGNS = ROOT / "catalogs" / "campaigns"
-SURVEYS = ROOT / "catalogs" / "surveys"
 COLUMNS = ROOT / "catalogs" / "columns"
 
 

@@ -16,7 +16,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -186,16 +186,6 @@ def read_rows(path: Path, start: int, stop: int, names: Sequence[str] | None = N
     group = zarr.open_group(path, mode="r", use_consolidated=False)
     wanted = sorted(group.array_keys()) if names is None else names
     return {name: _plain(np.asarray(_array(group, name)[start:stop])) for name in wanted}
-
-
-def iterate(path: Path, names: Sequence[str] | None = None, rows: int = 65_536) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield all rows, at most `rows` at a time, as `read_rows` does."""
-    import zarr
-
-    group = zarr.open_group(path, mode="r", use_consolidated=False)
-    total = _array(group, "status").shape[0]
-    for start in range(0, total, rows):
-        yield read_rows(path, start, min(start + rows, total), names)
 
 
 def array_attributes(path: Path) -> dict[str, dict[str, Any]]:

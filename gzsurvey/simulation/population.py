@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 KINDS = ("elliptical", "lenticular", "spiral", "irregular", "merger", "star", "artifact")
 KIND_SHARES = (0.24, 0.14, 0.44, 0.09, 0.09)
 """Of galaxies; about what Galaxy Zoo finds among bright, nearby ones."""
-WINDINGS = ("tight", "medium", "loose")
 DISTURBANCES = ("none", "minor-disturbance", "major-disturbance", "merger")
 COMPONENTS = ("bulge", "bar", "ring", "disk", "young", "points", "tail")
 """Parts that light is shared between; each has colours of its own."""

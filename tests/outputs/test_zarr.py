@@ -95,7 +95,5 @@ def test_xarray_opens_it_with_and_without_consolidated_metadata(path: Path, tmp_
     np.testing.assert_array_equal(fast.embedding[:BLOCK], plain.embedding[:BLOCK])
 
 
-def test_attributes_and_iteration(path: Path) -> None:
+def test_attributes_by_array(path: Path) -> None:
     assert store.array_attributes(path)["id"] == {"role": "id", "ucd": "meta.id;meta.main"}
-    parts = list(store.iterate(path, ["status"], rows=1000))
-    assert [len(part["status"]) for part in parts] == [1000, 300]
