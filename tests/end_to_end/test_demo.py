@@ -104,7 +104,7 @@ def test_real_clients_find_nothing_to_complain_about(folder: Path, name: str) ->
     assert "0 warning(s) and 0 error(s)" in done.stdout
     done = subprocess.run([client("stilts"), "tpipe", f"in={path}", "cmd=meta"], capture_output=True, text=True)
     assert done.returncode == 0
-    for text in ("pos.eq.ra;meta.main", "arcsec", "stat.probability;src.morph.type", "expected fraction of volunteers"):
+    for text in ("pos.eq.ra;meta.main", "arcsec", "stat.probability;src.morph.type", "Right ascension, ICRS"):
         assert text in done.stdout
 
 
