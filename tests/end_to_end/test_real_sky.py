@@ -1,4 +1,4 @@
-"""The how-to on real sky, run as it stands, with a shorter pretraining."""
+"""The how-to on real sky, run as it stands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def out(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("real-sky")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = ["bash", str(SCRIPT), str(shared_data), str(out), "--set", "epochs=5"]
+    command = ["bash", str(SCRIPT), str(shared_data), str(out)]
     done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
