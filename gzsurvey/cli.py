@@ -220,6 +220,25 @@ def finetune(
 
 
 @cli.command()
+@click.argument("recipe")
+@click.argument("out", type=Directory)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=None, help="Processes. [default: every core; on a GPU 1]"
+)
+@device
+@overrides
+def study(recipe: str, out: Path, workers: int | None, device: str, overrides: tuple[str, ...]) -> None:
+    """Compare direct, contrastive, supervised and hybrid training over numbers of labels.
+
+    Example: gzsurvey study study-simulated study
+    """
+    from gzsurvey.recipes.study import load_study_recipe
+    from gzsurvey.study import study as compare
+
+    click.echo(compare(load_study_recipe(recipe, overrides), out, device, workers))
+
+
+@cli.command()
 @click.argument("checkpoints", nargs=-1, required=True)
 @click.argument("model", type=File)
 @click.option("--campaign", default=None, help="Whose volunteers a catalogue imitates. [default: most training votes]")

@@ -160,6 +160,8 @@ class FinetuneRecipe(Section):
     """Share of the embedding hidden from the head in training."""
     batch_size: Annotated[int, Field(ge=2)] = 64
     epochs: Count = 100
+    least_steps: Count = 20
+    """An epoch is at least this many steps: few labels are visited several times between two validations."""
     patience: Count = 10
     """Stop after this many epochs without gain on validation."""
     optimiser: OptimiserRecipe = OptimiserRecipe(kind="adamw", learning_rate=1e-4, weight_decay=0.05)

@@ -209,6 +209,7 @@ def write_dataset_recipe(recipe: SimulationRecipe, training: Training, path: Pat
         "dec_column": "dec",
         "r50_column": "r50",
         "mag_column": "mag_r",
+        "crop": 1.0,  # the stamps show the cropped field already
         "licence": "CC0-1.0",
         "citation": "Simulated with gzsurvey",
     }

@@ -27,18 +27,15 @@ from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.sky.healpix import NO_CELL
 from gzsurvey.training import describe, job
-from gzsurvey.training.augment import augment, draw
-from gzsurvey.training.data import as_input, seed_of
 from gzsurvey.training.labels import Labels, divide, read_labels
 from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.pictures import UNMATCHED, Pictures, collect, is_store
 from gzsurvey.training.probe import fit_probe
 from gzsurvey.training.tune import BEST_SO_FAR, Examples, Tuning, probabilities
+from gzsurvey.training.views import embedded_views
 
 logger = logging.getLogger(__name__)
 
-MAX_EMBEDDED = 20_000
-"""Augmented copies embedded in all: with many labels each needs fewer."""
 FULL_FROM, LAST_BLOCKS_FROM = 5000, 1000
 """Labels from which `mode` ``auto`` lets all, or the last parts, of a pretrained encoder learn."""
 
@@ -233,8 +230,8 @@ class _Finetuning:
         return (*(head for head in kept if head.output != new.output), new)
 
     def _fit_head(self, network: Network) -> None:
-        views = np.stack(list(self._embedded_views(network)))
         rows = self.training.rows
+        views = embedded_views(network, self.pictures.images, rows, self.recipe, self.device)
         fitted = fit_probe(
             views, self.labels.target[rows], self.training.weight[rows], len(self.labels.classes), self.recipe.seed
         )
@@ -243,24 +240,6 @@ class _Finetuning:
         with torch.no_grad():
             head.linear.weight.copy_(torch.from_numpy(fitted.weight))
             head.linear.bias.copy_(torch.from_numpy(fitted.bias))
-
-    def _embedded_views(self, network: Network) -> Iterator[NDArray[np.float32]]:
-        """Yield embeddings (N, D) of the training galaxies: as they are, then of augmented copies."""
-        images, rows = self.pictures.images, self.training.rows
-        views = 1 + min(self.recipe.views, MAX_EMBEDDED // len(rows))
-        shown = Progress("embed", views * len(rows), "images")
-        for view in range(views):
-            parts = (rows[start : start + describe.AT_A_TIME] for start in range(0, len(rows), describe.AT_A_TIME))
-            pixels = (images[part] if view == 0 else self._augmented(images[part], part, view) for part in parts)
-            yield describe.embed(network, pixels, self.device)
-            shown.advance(len(rows))
-        shown.finish()
-
-    def _augmented(self, images: NDArray[np.uint8], rows: NDArray[np.int64], view: int) -> NDArray[np.uint8]:
-        seed = seed_of(self.recipe.seed, int(rows[0]), view)
-        views = augment(as_input(torch.from_numpy(images)), draw(self.recipe.augmentation, len(rows), seed))
-        pixels: NDArray[np.uint8] = (views * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        return pixels
 
     def _info(self, network: Network, metrics: dict[str, float]) -> CheckpointInfo:
         update = {

@@ -94,15 +94,16 @@ def _from_store(labels: Labels, store: Store, preparation: Preparation, out: Pat
 
 
 def _rows_by_id(labels: Labels, store: Store) -> NDArray[np.int64]:
+    """Find each label's row; a galaxy that several sources show with the same pixels is taken once."""
     assert labels.ids is not None
-    ids = pd.Index(store.galaxies["id"].astype(str))
-    wanted = np.flatnonzero(ids.isin(labels.ids))
-    twice = ids[wanted][ids[wanted].duplicated()]
+    found = store.galaxies[["id", "image_sha256"]].astype(str)
+    found = found[found["id"].isin(labels.ids)].drop_duplicates()
+    twice = found.loc[found["id"].duplicated(), "id"]
     if len(twice):
-        raise TableError(labels.where, f"id {twice[0]!r} stands for galaxies of several sources of {store.path}; "
+        raise TableError(labels.where, f"id {twice.iloc[0]!r} stands for galaxies of several sources of {store.path}; "
                          "give ra and dec instead of ids")  # fmt: skip
-    place = pd.Index(ids[wanted]).get_indexer(pd.Index(labels.ids))
-    return np.where(place >= 0, np.append(wanted, -1)[place], -1).astype(np.int64)
+    place = pd.Index(found["id"]).get_indexer(pd.Index(labels.ids))
+    return np.where(place >= 0, np.append(found.index, -1)[place], -1).astype(np.int64)
 
 
 def _rows_by_position(labels: Labels, store: Store) -> NDArray[np.int64]:

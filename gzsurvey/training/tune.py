@@ -5,6 +5,8 @@ Letters: N galaxies, S pixels on a side.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.state import count_step, load_state, mean_values, save_state
 
 AT_A_TIME = 256
+CURVES_EVERY_S = 10.0
+"""Drawing curves takes a third of a second, longer than an epoch of few labels."""
 BEST_SO_FAR = "best-so-far.safetensors"
 """Weights of the best epoch, while training goes on."""
 
@@ -56,6 +60,7 @@ class Tuning:
         self.head = network.heads[f"{recipe.task}_probability"]
         self.optimiser = job.make_optimiser(recipe.optimiser, list(parameter_groups(recipe, network)))
         self.progress = load_state(out, network, self.optimiser)
+        self._drawn = time.monotonic()
         self.best = read_tensors(out / BEST_SO_FAR) if self.progress.best is not None else self._weights()
 
     def run(self, training: Examples, validation: Examples) -> None:
@@ -63,18 +68,20 @@ class Tuning:
         recipe = self.recipe
         order = Order(training.rows, recipe.batch_size, recipe.seed)
         job.rewind_log(self.out, self.progress.step)
-        total = recipe.epochs * order.steps_per_epoch
+        epoch_steps = order.steps_per_epoch * math.ceil(recipe.least_steps / order.steps_per_epoch)
+        total = recipe.epochs * epoch_steps
         shown = Progress(f"finetune ({recipe.task})", total * order.batch_size, "galaxies")
         shown.done = self.progress.step * order.batch_size
         with job.interruptible() as interruption:
             for step, rows in read_ahead(_steps(order, range(self.progress.step, total))):
                 self._step(step, total, training, rows)
                 shown.advance(order.batch_size)
-                if (step + 1) % order.steps_per_epoch == 0 and self._end_epoch(validation, order.steps_per_epoch):
+                if (step + 1) % epoch_steps == 0 and self._end_epoch(validation, epoch_steps):
                     break
                 if interruption.asked:
                     raise KeyboardInterrupt
         shown.finish()
+        draw_curves(self.out)
 
     def _step(self, step: int, total: int, training: Examples, rows: NDArray[np.int64]) -> None:
         images = as_input(torch.from_numpy(training.images[rows]).to(self.device))
@@ -94,16 +101,18 @@ class Tuning:
         if self.progress.skipped_in_row > 10:
             raise TrainingError(f"10 batches in a row had no finite loss (step {step}); lower optimiser.learning_rate")
 
-    def _end_epoch(self, validation: Examples, steps_per_epoch: int) -> bool:
+    def _end_epoch(self, validation: Examples, epoch_steps: int) -> bool:
         measured = class_metrics(
             probabilities(self.network, self.recipe.task, validation, self.device),
             validation.target[validation.rows],
             validation.weight[validation.rows],
         )
-        epoch = self.progress.step // steps_per_epoch
+        epoch = self.progress.step // epoch_steps
         record = {"step": self.progress.step, "epoch": epoch} | mean_values(self.progress)
         job.append_log(self.out, record | {f"validation_{name}": value for name, value in measured.items()})
-        draw_curves(self.out)
+        if time.monotonic() - self._drawn > CURVES_EVERY_S:
+            draw_curves(self.out)
+            self._drawn = time.monotonic()
         better = self.progress.best is None or measured["loss"] < self.progress.best
         if better:
             self.best = self._weights()

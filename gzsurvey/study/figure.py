@@ -1,0 +1,61 @@
+"""The paper's figure, with error bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gzsurvey.study.results import CHOSEN
+from gzsurvey.study.table import SHOWN, caption
+
+STYLES = {
+    "pixels": ("0.6", "v", ":"),
+    "random": ("0.35", "^", ":"),
+    "direct": ("tab:red", "s", "-"),
+    "contrastive": ("tab:orange", "D", "-"),
+    "supervised": ("tab:blue", "o", "-"),
+    "hybrid": ("tab:green", "*", "-"),
+}
+"""Colour, marker and line of each arm."""
+
+
+def draw_figure(results: dict[str, Any], path: Path) -> None:
+    """Draw each task's accuracy and ROC-AUC against the number of labels.
+
+    Parameters
+    ----------
+    results : dict
+        As `gzsurvey.study.results.collect_results` makes it.
+    path : Path
+        The PNG.
+    """
+    from matplotlib.figure import Figure
+
+    tasks = results["tasks"]
+    figure = Figure(figsize=(11, 4.2 * len(tasks)), layout="constrained")
+    axes = figure.subplots(len(tasks), len(SHOWN), squeeze=False)
+    for row, (name, task) in zip(axes, tasks.items(), strict=True):
+        for panel, (metric, title) in zip(row, SHOWN.items(), strict=True):
+            _panel(panel, task, metric)
+            panel.set_title(f"{name}: {title}")
+        row[0].set_xlabel(f"labels\n{caption(results, task)}", fontsize=8, loc="left")
+        row[0].legend(fontsize=8)
+    aside = path.with_suffix(".partial.png")
+    figure.savefig(aside, dpi=110)
+    aside.replace(path)
+
+
+def _panel(axes: Any, task: dict[str, Any], metric: str) -> None:
+    counts = [int(n) for n in task["labels"]]
+    for place, (arm, (colour, marker, line)) in enumerate(STYLES.items()):
+        values = [at["arms"].get(f"{arm}/{CHOSEN}", {}).get(metric) for at in task["labels"].values()]
+        if None in values:
+            continue
+        mean = [100 * value["mean"] for value in values]
+        ends = [[100 * (v["mean"] - v["low"]) for v in values], [100 * (v["high"] - v["mean"]) for v in values]]
+        moved = [n * 1.03 ** (place - 2.5) for n in counts]
+        axes.errorbar(moved, mean, yerr=ends, color=colour, marker=marker, ls=line, capsize=2, lw=1.2, label=arm)
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [f"{n:,}" for n in counts])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
