@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from gzsurvey.cli import cli
 from gzsurvey.outputs.reference import columns_page
-from gzsurvey.recipes import campaign, cluster, columns, dataset, demo, preparation, simulation, survey, training
+from gzsurvey.recipes import campaign, cluster, columns, dataset, demo, preparation, simulation, study, survey, training
 
 REFERENCE = Path(__file__).parent / "reference"
 RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
@@ -26,6 +26,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
         training.HybridRecipe, training.AugmentationRecipe, training.GuardRecipe,
     ),
     "finetune": (training.FinetuneRecipe,),
+    "study": (study.StudyRecipe, study.DatasetOfStudy, study.TaskRecipe, study.LabelsRecipe, study.Cut),
     "classify and plan": (survey.SurveyRecipe,),
     "cluster profiles": (cluster.ClusterProfile,),
     "demo": (demo.DemoRecipe, demo.DemoSky, demo.DemoChecks),

@@ -39,12 +39,14 @@ def test_every_shipped_recipe_loads_and_explains_its_numbers() -> None:
     from gzsurvey.recipes.dataset import load_dataset_recipe
     from gzsurvey.recipes.demo import DemoRecipe
     from gzsurvey.recipes.simulation import SimulationRecipe
+    from gzsurvey.recipes.study import StudyRecipe
     from gzsurvey.recipes.survey import SurveyRecipe
     from gzsurvey.recipes.training import FinetuneRecipe, PretrainRecipe
 
     models = {
         "demo": DemoRecipe, "simulate": SimulationRecipe, "survey": SurveyRecipe, "pretrain": PretrainRecipe,
         "finetune": FinetuneRecipe, "real-sky-pretrain": PretrainRecipe, "real-sky-rings": FinetuneRecipe,
+        "study-simulated": StudyRecipe, "study-real": StudyRecipe,
     }  # fmt: skip
     for name in resources.shipped_names(resources.RECIPES):
         path = resources.find(resources.RECIPES, name)
