@@ -75,6 +75,10 @@ class World:
         """Whether `flag` is set in any process."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
+    def wait(self) -> None:
+        """Wait until all processes are here: what the first one writes is written."""
+        self.any(False)
+
     def from_first(self, make: Callable[[], T]) -> T:
         """Return what `make` returns in the first process, or leave with its error, in all of them."""
         outcome: list[T | GZSurveyError | None] = [None]

@@ -207,6 +207,7 @@ class Pretraining:
             self._save_last()
         if not self._out_of_patience() and self.world.any(interruption.asked):
             self._save_last()
+            self.world.wait()
             raise KeyboardInterrupt
 
     def _set_learning_rate(self, step: int) -> None:
