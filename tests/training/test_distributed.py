@@ -28,14 +28,15 @@ from gzsurvey.training.pretrain import Pretraining, pretrain, refuse_unequal_par
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-# The bias of the projector has a gradient of 0, as batch norm follows it: Adam makes full steps of what
-# rounding leaves of it, and they reach the loss through the target. So: small steps, a slow target.
+# One step an epoch, so that every step is logged. Adam makes full steps of gradients that are 0 but for rounding
+# (the projector's bias: batch norm follows it): one process whose pixels are disturbed by 1e-7 leaves its own curve
+# by 4e-3 in 20 steps at a learning rate of 1e-3. So: small steps, a slow target.
 RECIPE = {
     "encoder": {"name": "test_resnet"},
-    "batch_size": 36,
+    "batch_size": 72,
     "steps": 20,
     "patience": None,
-    "optimiser": {"learning_rate": 3e-5},
+    "optimiser": {"learning_rate": 1e-5},
     "byol": {"hidden": 32, "projection": 16, "tau": 0.999},
 }
 
@@ -80,26 +81,37 @@ def alone(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def together(recipe: Path, store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     out = tmp_path_factory.mktemp("together")
     run = torchrun(recipe, store_path, out)
-    stdout, stderr = run.communicate(timeout=300)
+    try:
+        stdout, stderr = run.communicate(timeout=600)
+    finally:
+        run.terminate()
     assert run.returncode == 0, stderr
     return out, stdout, stderr
 
 
 def assert_same_curve(out: Path, other: Path) -> None:
-    assert [r["step"] for r in records(out)] == [r["step"] for r in records(other)] == list(range(2, 21, 2))
+    assert [r["step"] for r in records(out)] == [r["step"] for r in records(other)] == list(range(1, 21))
     for ours, theirs in zip(records(out), records(other), strict=True):
         for name in ("contrastive", "supervised", "validation_votes", "spread", "labelled"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (ours["step"], name)
 
 
-def test_two_processes_give_the_loss_curve_of_one(together: tuple[Path, str, str], alone: Path) -> None:
+def test_two_processes_give_the_loss_curve_of_one(
+    together: tuple[Path, str, str], alone: Path, store_path: Path, tmp_path: Path
+) -> None:
     out, stdout, stderr = together
     assert_same_curve(out, alone)
     assert stdout == f"{out}\n"
-    assert stderr.count("100% 720/720 galaxies") == 1
+    assert stderr.count("100% 1,440/1,440 galaxies") == 1
     assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()}
     ours, theirs = (read_tensors(folder / "last-training.safetensors") for folder in (out, alone))
     assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
+    start = Pretraining(PretrainRecipe.model_validate(RECIPE), Store(store_path), tmp_path, CPU).model.state_dict()
+    for part in ("network.encoder.", "network.heads.", "byol.projector.", "byol.predictor.", "byol.target_encoder."):
+        names = [name for name in start if name.startswith(part) and name.endswith("weight")]
+        moved = torch.cat([(theirs[f"model.{name}"] - start[name]).flatten() for name in names])
+        apart = torch.cat([(theirs[f"model.{name}"] - ours[f"model.{name}"]).flatten() for name in names])
+        assert 0 < apart.norm() < 0.05 * moved.norm(), part
     assert load_network(out / "best.safetensors")[1].embedding_reference is not None
 
 
@@ -130,8 +142,11 @@ def stop_when(run: subprocess.Popen[str], out: Path, enough: int, stop: Callable
     while len(records(out)) < enough and time.monotonic() < until and run.poll() is None:
         time.sleep(0.02)
     stop()
-    said = run.communicate(timeout=120)
-    assert 0 < len(records(out)) < 10, said
+    try:
+        said = run.communicate(timeout=240)
+    finally:
+        run.terminate()
+    assert 0 < len(records(out)) < 20, said
     return said
 
 
