@@ -15,7 +15,7 @@ import click
 
 from gzsurvey import __version__
 from gzsurvey.errors import GZSurveyError
-from gzsurvey.progress import Progress
+from gzsurvey.progress import Progress, is_first_process
 
 if TYPE_CHECKING:
     from gzsurvey.survey.job import Job
@@ -182,12 +182,16 @@ def pretrain(
     """Pretrain a galaxy model on images and votes.
 
     Example: gzsurvey pretrain pretrain pretrained --dataset store
+
+    Several processes, one per GPU: torchrun --nproc-per-node 4 -m gzsurvey pretrain ...
     """
     from gzsurvey import training
     from gzsurvey.recipes.training import load_pretrain_recipe
 
     more = (f"approach={approach}",) if approach else ()
-    click.echo(training.pretrain(load_pretrain_recipe(recipe, (*overrides, *more)), store, out, device))
+    made = training.pretrain(load_pretrain_recipe(recipe, (*overrides, *more)), store, out, device)
+    if is_first_process():
+        click.echo(made)
 
 
 @cli.command()

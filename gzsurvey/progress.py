@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -75,6 +76,11 @@ class Progress:
         text = f"{self.label}:{share} {self.done:,}{of} {self.unit}, {rate:,.1f}/s{eta}{', ' + note if note else ''}"
         self._stream.write(f"\r\x1b[K{text}" if self._stream.isatty() else text + "\n")
         self._stream.flush()
+
+
+def is_first_process() -> bool:
+    """Whether this process reports to the user: torchrun starts several, and numbers them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def duration(seconds: float) -> str:

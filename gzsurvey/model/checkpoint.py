@@ -6,7 +6,8 @@
     ├── best.safetensors   the network's weights, with its CheckpointInfo as metadata
     ├── best.json          the same CheckpointInfo, to be read by people
     ├── last.safetensors, last.json
-    └── last-training.safetensors    all that resuming needs (`gzsurvey.training.state`)
+    ├── last-training.safetensors    all that resuming needs (`gzsurvey.training.state`)
+    └── previous-training.safetensors    the one before, for where the last one is damaged
 
 Each file is written aside, flushed to disk and renamed, and none needs another to be used.
 """
@@ -103,13 +104,18 @@ def save_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
-def write_aside(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, flush it to disk, rename it."""
+def write_aside(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Write `content` beside `path`, flush it to disk, rename it.
+
+    What `path` held before is kept as `previous`, if that is given.
+    """
     aside = path.with_name(path.name + ".partial")
     with aside.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    if previous is not None and path.is_file():
+        path.replace(previous)
     aside.replace(path)
 
 

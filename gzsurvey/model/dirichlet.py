@@ -73,9 +73,14 @@ def votes_loss(votes: Tensor, concentrations: Tensor, table: Tensor) -> tuple[Te
     labelled : int64, scalar
         Galaxies with any vote.
     """
-    labelled = (votes > 0).any(dim=1).sum()
+    labelled = count_labelled(votes)
     total = dirichlet_multinomial_nll(votes, concentrations, table).sum()
     return total / labelled.clamp(min=1), labelled
+
+
+def count_labelled(votes: Tensor) -> Tensor:
+    """Count the galaxies of votes (N, A) with any vote: int64, scalar."""
+    return (votes > 0).any(dim=1).sum()
 
 
 def _by_question(values: Tensor, table: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """One program for three pretrainings: hybrid, supervised, contrastive.
 
-Letters: N galaxies, A answers, D embedding.
+Letters: N galaxies, A answers, D embedding, P projection.
 """
 
 from __future__ import annotations
@@ -11,51 +11,77 @@ import torch
 from torch import Tensor, nn
 
 from gzsurvey.model.byol import BYOL
-from gzsurvey.model.dirichlet import votes_loss
+from gzsurvey.model.dirichlet import count_labelled, votes_loss
 from gzsurvey.model.network import Network
 from gzsurvey.recipes.training import ByolRecipe, HybridRecipe
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What one batch says; scalars."""
+    """What some galaxies say: a batch, or a part of one."""
 
-    total: Tensor
-    """Goes backwards. Its value means nothing across steps where the weighting is scale-free."""
     contrastive: Tensor | None
+    """Scalar, mean over the galaxies."""
     supervised: Tensor | None
+    """Scalar, mean over the galaxies with any vote."""
     labelled: Tensor
-    """Galaxies with any vote."""
-    spread: Tensor
-    """`relative_spread` of the embedding, or of the projection where that is smaller."""
-    dimensions: Tensor
-    """`effective_dimensions` of the embedding."""
+    """Galaxies with any vote, scalar."""
+    embedding: Tensor
+    """Of the first view, without gradient, shape (N, D)."""
+    projection: Tensor | None = None
+    """Of the first view, without gradient, shape (N, P)."""
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The losses there are, by name."""
+        both = {"contrastive": self.contrastive, "supervised": self.supervised}
+        return {name: value for name, value in both.items() if value is not None}
+
+    def detached(self) -> Losses:
+        """Return the values alone, so that what led to them need not be kept."""
+        contrastive, supervised = (
+            None if value is None else value.detach() for value in (self.contrastive, self.supervised)
+        )
+        return Losses(contrastive, supervised, self.labelled, self.embedding, self.projection)
 
 
-def combine(contrastive: Tensor, supervised: Tensor, recipe: HybridRecipe) -> Tensor:
-    """Add the loss of votes to the contrastive loss.
+def combine(terms: dict[str, Tensor], pulls: dict[str, Tensor]) -> Tensor:
+    """Add up terms of the loss, each by its pull: what goes backwards. Scalar."""
+    total: Tensor = torch.stack([pulls[name] * term for name, term in terms.items()]).sum()
+    return total
+
+
+def equal_pulls(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let every term pull with 1."""
+    return {name: torch.ones_like(term) for name, term in terms.items()}
+
+
+def weighted_pulls(terms: dict[str, Tensor], recipe: HybridRecipe) -> dict[str, Tensor]:
+    """Say how strongly contrast and votes pull.
 
     Parameters
     ----------
-    contrastive : float, scalar
-        Between -1 and 1.
-    supervised : float, scalar
-        At least 0; exactly 0 where no galaxy of the batch has votes.
+    terms : dict of str to Tensor
+        ``contrastive``, between -1 and 1, and ``supervised``, at least 0 and exactly 0 where no
+        galaxy of the batch has votes; scalars, of the whole batch.
     recipe : HybridRecipe
         The weighting.
 
     Returns
     -------
-    float, scalar
+    dict of str to Tensor
+        One pull per term, without gradient.
     """
+    contrastive, size = terms["contrastive"].detach(), terms["supervised"].detach()
+    one = torch.ones_like(contrastive)
     if recipe.normalisation == "fixed":
-        return contrastive + recipe.weight * supervised
-    unlike = contrastive if recipe.normalisation == "scale_free" else 2.0 + 2.0 * contrastive
-    size = supervised.detach()
-    # A batch without labels must stay finite, backwards too: the quotient is never 0 / 0.
+        return {"contrastive": one, "supervised": recipe.weight * one}
+    # Where 2 + 2 x contrastive loss is meant, its gradient is twice that of the contrastive loss.
+    slope, unlike = (1.0, contrastive.abs()) if recipe.normalisation == "scale_free" else (2.0, 2.0 + 2.0 * contrastive)
+    # A batch without labels must stay finite: the quotient is never 0 / 0.
     known = size > 0
-    scale = torch.where(known, unlike.detach().abs() / torch.where(known, size, 1.0), 0.0)
-    return unlike + recipe.weight * scale * supervised
+    scale = torch.where(known, unlike / torch.where(known, size, 1.0), 0.0)
+    return {"contrastive": slope * one, "supervised": recipe.weight * scale}
 
 
 def relative_spread(vectors: Tensor) -> Tensor:
@@ -94,8 +120,11 @@ class SupervisedModel(nn.Module):
         """Return the losses of one batch: views (N, 3, H, W), votes (N, A)."""
         outputs = self.network(views[0])
         loss, labelled = votes_loss(votes, outputs["concentration"], self.table)
-        embedding = outputs["embedding"]
-        return Losses(loss, None, loss, labelled, relative_spread(embedding), effective_dimensions(embedding))
+        return Losses(None, loss, labelled, outputs["embedding"].detach())
+
+    def pulls(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the pull of each term of a whole batch."""
+        return equal_pulls(terms)
 
     def before_step(self, tau: float) -> None:
         """Nothing moves by itself."""
@@ -113,9 +142,12 @@ class ContrastiveModel(nn.Module):
 
     def forward(self, views: tuple[Tensor, ...], votes: Tensor) -> Losses:
         """Return the losses of one batch: views (N, 3, H, W), votes (N, A)."""
-        loss, embedding, spread = contrast(self.network, self.byol, views)
-        labelled = (votes > 0).any(dim=1).sum()
-        return Losses(loss, loss, None, labelled, spread, effective_dimensions(embedding))
+        loss, embedding, projection = contrast(self.network, self.byol, views)
+        return Losses(loss, None, count_labelled(votes), embedding.detach(), projection.detach())
+
+    def pulls(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the pull of each term of a whole batch."""
+        return equal_pulls(terms)
 
     def before_step(self, tau: float) -> None:
         """Let the target network follow."""
@@ -137,11 +169,14 @@ class HybridModel(nn.Module):
 
     def forward(self, views: tuple[Tensor, ...], votes: Tensor) -> Losses:
         """Return the losses of one batch: views (N, 3, H, W), votes (N, A)."""
-        contrastive, embedding, spread = contrast(self.network, self.byol, views)
+        contrastive, embedding, projection = contrast(self.network, self.byol, views)
         concentrations = self.network.heads["concentration"](embedding)
         supervised, labelled = votes_loss(votes, concentrations, self.table)
-        total = combine(contrastive, supervised, self.recipe)
-        return Losses(total, contrastive, supervised, labelled, spread, effective_dimensions(embedding))
+        return Losses(contrastive, supervised, labelled, embedding.detach(), projection.detach())
+
+    def pulls(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the pull of each term of a whole batch."""
+        return weighted_pulls(terms, self.recipe)
 
     def before_step(self, tau: float) -> None:
         """Let the target network follow."""
@@ -156,13 +191,13 @@ def contrast(network: Network, byol: BYOL, views: tuple[Tensor, ...]) -> tuple[T
     loss : float, scalar
     embedding : float, shape (N, D)
         Of the first view, with gradient.
-    spread : float, scalar
+    projection : float, shape (N, P)
+        Of the first view, with gradient.
     """
     first, second = (network.encoder(view) for view in views)
     projections = byol.projector(first), byol.projector(second)
     targets = byol.target(views[0]), byol.target(views[1])
-    spread = torch.minimum(relative_spread(first), relative_spread(projections[0]))
-    return byol.loss(projections, targets), first, spread
+    return byol.loss(projections, targets), first, projections[0]
 
 
 PretrainModel = SupervisedModel | ContrastiveModel | HybridModel

@@ -115,6 +115,10 @@ class PretrainRecipe(Section):
     approach: Literal["hybrid", "supervised", "contrastive"] = "hybrid"
     encoder: EncoderRecipe = EncoderRecipe()
     batch_size: Annotated[int, Field(ge=2)] = 512
+    """Galaxies per step, over all processes and micro-batches together."""
+    accumulate: Count = 1
+    """Micro-batches, one after the other, of which a step is made: less memory. The gradient is
+    that of the whole batch, but batch norm uses the statistics of each micro-batch."""
     epochs: Count = 400
     steps: Count | None = None
     """Stop after this many steps, whatever `epochs` says."""
@@ -125,8 +129,13 @@ class PretrainRecipe(Section):
     hybrid: HybridRecipe = HybridRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
     guard: GuardRecipe = GuardRecipe()
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto``: bfloat16 on a GPU, float32 on a CPU. Losses are always float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """``auto``: bfloat16 on a GPU, float32 on a CPU. Losses are always float32; ``float16``
+    scales them so that small gradients survive."""
+    compile: Literal["none", "online"] = "none"
+    """``online``: torch compiles the online encoder, which takes minutes before the first step."""
+    checkpoint_minutes: Positive = 10.0
+    """Save at least this often, besides at the end of each epoch."""
     seed: Annotated[int, Field(ge=0)] = 69
 
 

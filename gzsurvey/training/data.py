@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -77,14 +77,21 @@ class Order:
         return self.rows[self._permutation[start : start + self.batch_size]]
 
 
-def batches(store: Store, order: Order, steps: range, pinned: bool = False) -> Iterator[Batch]:
+class Visits(Protocol):
+    """Says which galaxies come at which step, as `Order` does."""
+
+    def at(self, step: int) -> NDArray[np.int64]:
+        """Rows of one step, int64."""
+
+
+def batches(store: Store, order: Visits, steps: range, pinned: bool = False) -> Iterator[Batch]:
     """Yield the batches of `steps`, reading ahead in a thread.
 
     Parameters
     ----------
     store : Store
         Where images and votes lie.
-    order : Order
+    order : Visits
         Which rows at which step.
     steps : range
         Steps to yield.
@@ -94,7 +101,7 @@ def batches(store: Store, order: Order, steps: range, pinned: bool = False) -> I
     return read_ahead(_read(store, order, steps, pinned))
 
 
-def _read(store: Store, order: Order, steps: range, pinned: bool) -> Iterator[Batch]:
+def _read(store: Store, order: Visits, steps: range, pinned: bool) -> Iterator[Batch]:
     for step in steps:
         rows = order.at(step)
         images, votes = torch.from_numpy(store.images(rows)), torch.from_numpy(store.vote_counts(rows))

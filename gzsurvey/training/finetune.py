@@ -27,6 +27,7 @@ from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.sky.healpix import NO_CELL
 from gzsurvey.training import describe, job
+from gzsurvey.training.distributed import refuse_several_processes
 from gzsurvey.training.labels import Labels, divide, read_labels
 from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.pictures import UNMATCHED, Pictures, collect, is_store
@@ -95,6 +96,7 @@ def finetune(
     gzsurvey.errors.TrainingError
         The loss is not finite, or labels or images were not given.
     """
+    refuse_several_processes("finetune")
     if labels is None or images is None:
         missing = "--labels" if labels is None else "--images"
         raise TrainingError(f"task {recipe.task!r} of kind {recipe.kind!r} needs {missing}")

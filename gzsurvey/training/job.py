@@ -95,22 +95,32 @@ def _differences(was: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 class Interruption:
-    """Whether the user or the batch system asked to stop; looked at between steps."""
+    """Whether the user or the batch system asked to stop; looked at between steps.
 
-    def __init__(self) -> None:
-        self.asked = False
+    Parameters
+    ----------
+    patience : float
+        Requests that are taken calmly; the next one is obeyed at once.
+    """
+
+    def __init__(self, patience: float = 1) -> None:
+        self.asked, self.left = False, patience
 
     def ask(self, _signal: int, _frame: FrameType | None) -> None:
-        """Remember the first request; obey a second one at once."""
-        if self.asked:
+        """Remember the request."""
+        if self.left < 1:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.left = True, self.left - 1
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Turn Ctrl-C and SIGTERM into a request that is obeyed between two steps."""
-    interruption = Interruption()
+def interruptible(patience: float = 1) -> Iterator[Interruption]:
+    """Turn Ctrl-C and SIGTERM into a request that is obeyed between two steps.
+
+    torchrun passes every signal on to processes that have received it already: under it, `patience`
+    must be endless. It ends by itself what does not stop within 30 s.
+    """
+    interruption = Interruption(patience)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
@@ -159,14 +169,28 @@ def take_step(
     if not torch.isfinite(loss):
         return False
     loss.backward()  # type: ignore[no-untyped-call]
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if not torch.isfinite(norm):
-        return False
-    if recipe.clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
-    optimiser.step()
-    return True
+    return descend(model, optimiser, recipe, torch.amp.GradScaler("cpu", enabled=False))
+
+
+def descend(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer, recipe: OptimiserRecipe, scaler: torch.amp.GradScaler
+) -> bool:
+    """Go one step down the gradient that the parameters hold, unless it is not finite.
+
+    Returns
+    -------
+    bool
+        Whether the step was taken.
+    """
+    scaler.unscale_(optimiser)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    finite = bool(torch.isfinite(norm))
+    if finite:
+        if recipe.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
+        scaler.step(optimiser)
+    scaler.update()
+    return finite
 
 
 def append_log(out: Path, record: dict[str, Any]) -> None:

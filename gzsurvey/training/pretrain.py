@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,26 @@ from gzsurvey.dataset.store import Store
 from gzsurvey.errors import TrainingError
 from gzsurvey.model.byol import tau_at
 from gzsurvey.model.checkpoint import CheckpointInfo, load_network, save_checkpoint, sha256_of
-from gzsurvey.model.dirichlet import answer_table, dirichlet_multinomial_nll
+from gzsurvey.model.dirichlet import answer_table, count_labelled, dirichlet_multinomial_nll
 from gzsurvey.model.encoder import architecture, create_encoder
 from gzsurvey.model.hybrid import ContrastiveModel, HybridModel, Losses, PretrainModel, SupervisedModel
 from gzsurvey.model.network import Network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import PretrainRecipe
-from gzsurvey.training import describe, job
+from gzsurvey.training import describe, job, precision
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
 from gzsurvey.training.data import Batch, Order, as_input, batches, labelled_rows, seed_of
+from gzsurvey.training.distributed import Part, World, join
+from gzsurvey.training.dropout import draw_for_whole_batches
+from gzsurvey.training.gradient import Counts, Whole, whole_gradient
 from gzsurvey.training.state import count_step, load_state, mean_values, save_state
+from gzsurvey.training.sync_batch_norm import synchronise
 
 logger = logging.getLogger(__name__)
 
-MEASURED = ("contrastive", "supervised", "spread", "dimensions")
+NO_METRICS = ("step", "epoch", "images_per_second")
+"""What a record says besides how good the network is."""
 
 
 @dataclass(frozen=True)
@@ -74,91 +81,143 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
     gzsurvey.errors.OutputConflict
         OUT was made by another recipe or from another store.
     gzsurvey.errors.TrainingError
-        There are no votes to learn from, the loss is not finite, or the embedding collapsed.
+        There are no votes to learn from, the loss is not finite, the embedding collapsed, or the
+        batch cannot be shared equally by the processes.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, once everything is saved.
     """
-    opened, chosen = Store(store), job.choose_device(device)
+    opened = Store(store)
     description = {"recipe": recipe.model_dump(mode="json"), "dataset_sha256": opened.info.content_sha256}
-    if job.claim(out, description):
-        logger.info("%s is finished", out)
-        return out
-    Pretraining(recipe, opened, out, chosen).run()
-    job.finish(out, description)
+    with join(device) as world:
+        if world.from_first(lambda: job.claim(out, description)):
+            logger.info("%s is finished", out)
+            return out
+        with world.alike():
+            training = Pretraining(recipe, opened, out, world.device, world)
+        training.run()
+    if world.first:
+        training.describe_best()
+        job.finish(out, description)
     return out
 
 
 class Pretraining:
-    """One pretraining at work."""
+    """One pretraining at work, or one process's part in it."""
 
-    def __init__(self, recipe: PretrainRecipe, store: Store, out: Path, device: torch.device) -> None:
+    def __init__(
+        self, recipe: PretrainRecipe, store: Store, out: Path, device: torch.device, world: World | None = None
+    ) -> None:
         self.recipe, self.store, self.out, self.device = recipe, store, out, device
+        self.world = World(device) if world is None else world
         self.galaxies = choose_galaxies(store, recipe)
         self.order = Order(self.galaxies.training, recipe.batch_size, recipe.seed)
+        refuse_unequal_parts(self.order.batch_size, self.world.size, recipe.accumulate)
         steps = recipe.epochs * self.order.steps_per_epoch
         self.steps = steps if recipe.steps is None else min(steps, recipe.steps)
         torch.manual_seed(recipe.seed)
         self.model = job.on_device(build_model(recipe, store), device)
+        self.seen = draw_for_whole_batches(self.model)
+        if self.world.size > 1:
+            synchronise(self.model, device)
+        if recipe.compile == "online":
+            precision.compile_online(self.model.network.encoder)
         self.optimiser = job.make_optimiser(
             recipe.optimiser, [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
         )
-        self.progress = load_state(out, self.model, self.optimiser)
-        self.bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+        self.type = precision.autocast_type(recipe.precision, device)
+        self.scaler = precision.make_scaler(self.type, device)
+        self._resume()
+
+    def _resume(self) -> None:
+        self.progress = load_state(self.out, self.model, self.optimiser)
+        steps = self.world.gather(torch.tensor([self.progress.step], device=self.device))
+        if (steps != steps[0]).any():
+            raise TrainingError(
+                f"{self.out}: processes find different states in it (steps {steps.tolist()}); OUT must lie on a file "
+                "system that all nodes share"
+            )
+        self.world.copy_from_first([t for t in self.model.state_dict().values() if t.is_floating_point()])
+        if self.scaler.is_enabled() and self.progress.scaler:
+            self.scaler.load_state_dict(self.progress.scaler)
+        self._saved = self._epoch_began = time.monotonic()
+        self._first_of_epoch = self.progress.step
 
     def run(self) -> None:
         """Train to the end, or until asked to stop."""
-        job.rewind_log(self.out, self.progress.step)
+        if self.world.first:
+            job.rewind_log(self.out, self.progress.step)
         shown = Progress(f"pretrain ({self.recipe.approach})", self.steps * self.order.batch_size, "galaxies")
         shown.done = self.progress.step * self.order.batch_size
         steps = range(self.progress.step, self.steps)
         if self._out_of_patience():
             steps = range(0)
-        with job.interruptible() as interruption:
-            for batch in batches(self.store, self.order, steps, self.device.type == "cuda"):
-                self.step(batch)
-                shown.advance(self.order.batch_size, self._note())
-                if self._epoch_ends():
-                    self._end_epoch()
-                    if self._out_of_patience():
-                        break
-                if interruption.asked:
-                    self._save_last()
-                    raise KeyboardInterrupt
+        mine = Part(self.order, self.world)
+        with job.interruptible(1 if self.world.size == 1 else math.inf) as interruption:
+            for batch in batches(self.store, mine, steps, self.device.type == "cuda"):
+                with self.world.alike():
+                    self.step(batch)
+                    shown.advance(self.order.batch_size, self._note())
+                    self._after_step(interruption)
+                if self._out_of_patience():
+                    break
         shown.finish(self._note())
-        self._finish()
 
     def step(self, batch: Batch) -> None:
-        """Learn from one batch."""
-        views = self._views(batch)
-        votes = batch.votes.to(self.device, non_blocking=True)
-        # Dropout is a function of the step, so that a resumed training draws the same.
-        torch.manual_seed(seed_of(self.recipe.seed, batch.step, 2))
+        """Learn from one batch: this process's part of it."""
         self._set_learning_rate(batch.step)
         self.model.train()
         self.model.before_step(tau_at(self.recipe.byol, batch.step, self.steps))
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            losses: Losses = self.model(views, votes)
-        taken = job.take_step(self.model, self.optimiser, losses.total, self.recipe.optimiser)
+        self.optimiser.zero_grad(set_to_none=True)
+        votes = batch.votes.to(self.device, non_blocking=True)
+        counts = Counts(self.order.batch_size, int(self.world.sum(count_labelled(votes))))
+        n = len(votes) // self.recipe.accumulate
+        passes = [partial(self._pass, batch, votes, slice(i * n, (i + 1) * n)) for i in range(self.recipe.accumulate)]
+        whole = whole_gradient(self.model, passes, counts, self.world, self.scaler)
+        taken = bool(torch.isfinite(whole.total)) and job.descend(
+            self.model, self.optimiser, self.recipe.optimiser, self.scaler
+        )
         if not taken:
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-        self._count(batch, losses, taken)
+        self._count(batch, whole, counts, taken)
 
-    def _views(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        images = as_input(batch.images.to(self.device, non_blocking=True))
+    def _pass(self, batch: Batch, votes: torch.Tensor, part: slice) -> Losses:
+        """Run the model on some of this process's galaxies."""
+        before = self.world.part(self.order.batch_size).start
+        self.seen.whole, self.seen.rows = self.order.batch_size, slice(before + part.start, before + part.stop)
+        views = self._views(batch, part)
+        # Dropout is a function of the step, so that a resumed training draws the same.
+        torch.manual_seed(seed_of(self.recipe.seed, batch.step, 2))
+        with torch.autocast(self.device.type, self.type, enabled=self.type is not torch.float32):
+            losses: Losses = self.model(views, votes[part])
+        return losses
+
+    def _views(self, batch: Batch, part: slice) -> tuple[torch.Tensor, ...]:
+        images = as_input(batch.images[part].to(self.device, non_blocking=True))
         seeds = (seed_of(self.recipe.seed, batch.step, view) for view in range(self.model.views))
-        return tuple(augment(images, draw(self.recipe.augmentation, len(images), seed)) for seed in seeds)
+        whole = self.order.batch_size
+        return tuple(augment(images, draw(self.recipe.augmentation, whole, seed)[self.seen.rows]) for seed in seeds)
+
+    def _after_step(self, interruption: job.Interruption) -> None:
+        """Save where it is time, and stop where it was asked for."""
+        if self._epoch_ends():
+            self._end_epoch()
+        elif time.monotonic() - self._saved >= 60.0 * self.recipe.checkpoint_minutes:
+            self._save_last()
+        if not self._out_of_patience() and self.world.any(interruption.asked):
+            self._save_last()
+            self.world.wait()
+            raise KeyboardInterrupt
 
     def _set_learning_rate(self, step: int) -> None:
         rate = job.learning_rate(self.recipe.optimiser, step, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
 
-    def _count(self, batch: Batch, losses: Losses, taken: bool) -> None:
-        values = {name: getattr(losses, name) for name in MEASURED}
-        values["labelled"] = losses.labelled / len(batch.images)
-        measured = {name: value for name, value in values.items() if value is not None}
+    def _count(self, batch: Batch, whole: Whole, counts: Counts, taken: bool) -> None:
+        share = torch.tensor(counts.labelled / counts.galaxies)
+        measured = whole.terms | {"spread": whole.spread, "dimensions": whole.dimensions, "labelled": share}
         self.progress = count_step(self.progress, batch.step, measured if taken else None)
         if self.progress.skipped_in_row > self.recipe.guard.bad_batches:
             raise TrainingError(
@@ -174,8 +233,9 @@ class Pretraining:
 
     def _end_epoch(self) -> None:
         """Measure, log, save."""
-        record = self._means() | self._validate()
-        job.append_log(self.out, record)
+        record = self._means() | self._speed() | self._validate()
+        if self.world.first:
+            job.append_log(self.out, record)
         self._refuse_collapse(record)
         loss, best = record.get("validation_votes"), self.progress.best
         better = loss is None or best is None or loss < best
@@ -185,19 +245,29 @@ class Pretraining:
             self._save("best")
         self.progress = self.progress.model_copy(update=update)
         self._save_last()
-        draw_curves(self.out)
+        if self.world.first:
+            draw_curves(self.out)
+        self._first_of_epoch, self._epoch_began = self.progress.step, time.monotonic()
 
     def _means(self) -> dict[str, Any]:
         epoch = math.ceil(self.progress.step / self.order.steps_per_epoch)
         counted = {"step": self.progress.step, "epoch": epoch, "skipped": self.progress.skipped}
         return counted | mean_values(self.progress)
 
+    def _speed(self) -> dict[str, float]:
+        """Galaxies per second since the epoch began, or since training was resumed."""
+        galaxies = (self.progress.step - self._first_of_epoch) * self.order.batch_size
+        return {"images_per_second": round(galaxies / (time.monotonic() - self._epoch_began), 1)}
+
     def _validate(self) -> dict[str, float]:
         """Loss of votes per galaxy on validation galaxies, without augmentation and dropout."""
         rows = self.galaxies.validation
         if self.recipe.approach == "contrastive" or not len(rows):
             return {}
-        return {"validation_votes": votes_loss_of(self.model.network, self.store, rows, self.device)}
+        mine = rows[self.world.rank :: self.world.size]
+        loss = summed_votes_loss(self.model.network, self.store, mine, self.device)
+        summed = self.world.sum(torch.tensor(loss, dtype=torch.float64, device=self.device))
+        return {"validation_votes": float(summed) / len(rows)}
 
     def _refuse_collapse(self, record: dict[str, Any]) -> None:
         guard = self.recipe.guard
@@ -223,16 +293,20 @@ class Pretraining:
         return ", ".join(parts)
 
     def _save(self, name: str) -> None:
-        save_checkpoint(self.out, name, self.model.network, self._info())
+        if self.world.first:
+            save_checkpoint(self.out, name, self.model.network, self._info())
 
     def _save_last(self) -> None:
         self._save("last")
-        save_state(self.out, self.model, self.optimiser, self.progress)
+        self.progress = self.progress.model_copy(update={"scaler": self.scaler.state_dict()})
+        if self.world.first:
+            save_state(self.out, self.model, self.optimiser, self.progress)
+        self._saved = time.monotonic()
 
     def _info(self) -> CheckpointInfo:
         epoch = self.progress.step // self.order.steps_per_epoch
         log = job.read_log(self.out)
-        record = {name: float(v) for name, v in (log[-1] if log else {}).items() if name not in ("step", "epoch")}
+        record = {name: float(v) for name, v in (log[-1] if log else {}).items() if name not in NO_METRICS}
         return CheckpointInfo(
             encoder=architecture(self.model.network.encoder),
             embedding_size=self.model.network.embedding_size,
@@ -248,7 +322,7 @@ class Pretraining:
             **describe.provenance(self.store),
         )
 
-    def _finish(self) -> None:
+    def describe_best(self) -> None:
         """Add to the best checkpoint what is known of its training galaxies."""
         network, info = load_network(self.out / "best.safetensors")
         chosen, seed = self.galaxies, self.recipe.seed
@@ -295,6 +369,22 @@ def choose_galaxies(store: Store, recipe: PretrainRecipe) -> Galaxies:
     return Galaxies(training, voted, labelled_rows(store, store.rows("validation")))
 
 
+def refuse_unequal_parts(batch_size: int, processes: int, micro_batches: int) -> None:
+    """Refuse a batch that cannot be cut into equal parts of at least two galaxies.
+
+    Raises
+    ------
+    gzsurvey.errors.TrainingError
+        Says which batch sizes can.
+    """
+    parts = processes * micro_batches
+    if batch_size % parts or (parts > 1 and batch_size < 2 * parts):
+        raise TrainingError(
+            f"a batch of {batch_size} galaxies makes no {parts} equal parts of 2 or more ({processes} processes, "
+            f"accumulate {micro_batches}); set batch_size to a multiple of {parts}, no larger than the training split"
+        )
+
+
 def heads_of(recipe: PretrainRecipe, store: Store) -> tuple[VotesHead, ...]:
     """Return the heads of the pretrained network: none if it never looks at votes."""
     return () if recipe.approach == "contrastive" else (VotesHead(questions=store.info.questions),)
@@ -314,8 +404,8 @@ def build_model(recipe: PretrainRecipe, store: Store) -> PretrainModel:
     return HybridModel(network, table, recipe.byol, recipe.hybrid)
 
 
-def votes_loss_of(network: Network, store: Store, rows: NDArray[np.int64], device: torch.device) -> float:
-    """Mean loss of votes of some galaxies: summed over questions, averaged over galaxies."""
+def summed_votes_loss(network: Network, store: Store, rows: NDArray[np.int64], device: torch.device) -> float:
+    """Loss of votes, summed over questions and over some galaxies, without augmentation and dropout."""
     network.eval()
     table = answer_table(store.tree).to(device)
     total = 0.0
@@ -325,4 +415,4 @@ def votes_loss_of(network: Network, store: Store, rows: NDArray[np.int64], devic
             images = as_input(torch.from_numpy(store.images(part)).to(device))
             votes = torch.from_numpy(store.vote_counts(part)).to(device)
             total += float(dirichlet_multinomial_nll(votes, network(images)["concentration"], table).sum())
-    return total / len(rows)
+    return total

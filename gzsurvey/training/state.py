@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 
 from gzsurvey.errors import RecipeError
 from gzsurvey.model.checkpoint import load_weights, read_tensors, save_tensors, write_aside
+from gzsurvey.progress import Progress
 from gzsurvey.recipes.base import Section
 
-FILE = "last-training.safetensors"
+FILE, PREVIOUS = "last-training.safetensors", "previous-training.safetensors"
 _KEY = "gzsurvey.progress"
 _MODEL, _OPTIMISER = "model.", "optimiser."
 
@@ -36,6 +37,8 @@ class TrainingProgress(Section):
     skipped_in_row: int = 0
     sums: dict[str, float] = {}
     """Sums over the steps of the epoch so far."""
+    scaler: dict[str, int | float] = {}
+    """Of float16: the scale of the loss, and since when it holds."""
 
 
 def count_step(progress: TrainingProgress, step: int, measured: dict[str, torch.Tensor] | None) -> TrainingProgress:
@@ -72,16 +75,18 @@ def mean_values(progress: TrainingProgress) -> dict[str, float]:
 
 
 def save_state(out: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: TrainingProgress) -> None:
-    """Write the one file from which training resumes."""
+    """Write the one file from which training resumes; the one before is kept."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for name, parameter in _trained(model):
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{_OPTIMISER}{name}.{key}"] = torch.as_tensor(value)
-    write_aside(out / FILE, save_tensors(tensors, {_KEY: progress.model_dump_json()}))
+    write_aside(out / FILE, save_tensors(tensors, {_KEY: progress.model_dump_json()}), out / PREVIOUS)
 
 
 def load_state(out: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> TrainingProgress:
     """Put a saved state back into `model` and `optimiser`.
+
+    Where the newest file is damaged or missing, the one before is used, and a line says so.
 
     Returns
     -------
@@ -91,11 +96,22 @@ def load_state(out: Path, model: torch.nn.Module, optimiser: torch.optim.Optimiz
     Raises
     ------
     gzsurvey.errors.RecipeError
-        The file is damaged.
+        No file can be read.
     """
-    path = out / FILE
-    if not path.is_file():
+    newest, previous = out / FILE, out / PREVIOUS
+    if not newest.is_file() and not previous.is_file():
         return TrainingProgress()
+    if not previous.is_file():
+        return _load(newest, model, optimiser)
+    try:
+        return _load(newest, model, optimiser)
+    except RecipeError as error:
+        progress = _load(previous, model, optimiser)
+        Progress.say(f"{error}; training goes on from step {progress.step} of {PREVIOUS}")
+        return progress
+
+
+def _load(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> TrainingProgress:
     progress = _read_progress(path)
     tensors = read_tensors(path)
     load_weights(model, {n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)}, path)

@@ -13,6 +13,7 @@ from gzsurvey.model.hybrid import (
     combine,
     effective_dimensions,
     relative_spread,
+    weighted_pulls,
 )
 from gzsurvey.model.network import Network
 from gzsurvey.recipes.training import ByolRecipe, HybridRecipe
@@ -21,6 +22,11 @@ from gzsurvey.votes.tree import DecisionTree
 TREE = DecisionTree.load("gz_desi")
 HEAD = VotesHead(questions=tuple(TREE.to_json()))
 SMALL = ByolRecipe(hidden=32, projection=16)
+
+
+def combined(contrastive: torch.Tensor, supervised: torch.Tensor, recipe: HybridRecipe) -> torch.Tensor:
+    terms = {"contrastive": contrastive, "supervised": supervised}
+    return combine(terms, weighted_pulls(terms, recipe))
 
 
 def scalar(value: float) -> torch.Tensor:
@@ -42,7 +48,7 @@ def batch(labelled: int, n: int = 8) -> tuple[tuple[torch.Tensor, ...], torch.Te
 def test_scale_free_weighting_ignores_the_size_of_the_vote_loss(scale: float) -> None:
     """The gradient is grad L_c + w |L_c| grad ln L_s."""
     contrastive, supervised = scalar(-0.6), scalar(17.0)
-    combine(contrastive, supervised * scale, HybridRecipe(weight=2.0)).backward()
+    combined(contrastive, supervised * scale, HybridRecipe(weight=2.0)).backward()
     assert contrastive.grad == pytest.approx(1.0)
     assert supervised.grad == pytest.approx(2.0 * 0.6 / 17.0, rel=1e-5)
 
@@ -50,12 +56,12 @@ def test_scale_free_weighting_ignores_the_size_of_the_vote_loss(scale: float) ->
 def test_scale_free_pull_ends_where_the_contrastive_loss_passes_zero_and_distance_does_not() -> None:
     for normalisation, slope in (("scale_free", 0.0), ("distance", 2.0 / 17.0)):
         contrastive, supervised = scalar(0.0), scalar(17.0)
-        combine(contrastive, supervised, HybridRecipe(normalisation=normalisation)).backward()
+        combined(contrastive, supervised, HybridRecipe(normalisation=normalisation)).backward()
         assert supervised.grad == pytest.approx(slope)
 
 
 def test_fixed_weight() -> None:
-    total = combine(scalar(-0.5), scalar(3.0), HybridRecipe(weight=0.1, normalisation="fixed"))
+    total = combined(scalar(-0.5), scalar(3.0), HybridRecipe(weight=0.1, normalisation="fixed"))
     assert total.item() == pytest.approx(-0.2)
 
 
@@ -64,7 +70,7 @@ def test_a_batch_without_labels_is_finite_and_only_contrastive(tiny: str, normal
     recipe = HybridRecipe(normalisation=normalisation)
     model = HybridModel(Network(create_encoder(tiny), [HEAD]), answer_table(TREE), SMALL, recipe)
     losses = model(*batch(labelled=0))
-    losses.total.backward()
+    combine(losses.terms, model.pulls(losses.terms)).backward()
     assert losses.supervised is not None
     assert losses.supervised.item() == 0
     assert losses.labelled.item() == 0
@@ -89,8 +95,8 @@ def test_hybrid_supervised_and_contrastive_are_one_program(tiny: str, hybrid: Hy
     supervised = SupervisedModel(hybrid.network, answer_table(TREE)).eval()(views, votes)
     contrastive = ContrastiveModel(hybrid.network, SMALL).eval()
     contrastive.byol = hybrid.byol
-    assert supervised.total.item() == pytest.approx(both.supervised.item(), rel=1e-6)
-    assert contrastive(views, votes).total.item() == pytest.approx(both.contrastive.item(), rel=1e-6)
+    assert supervised.supervised.item() == pytest.approx(both.supervised.item(), rel=1e-6)
+    assert contrastive(views, votes).contrastive.item() == pytest.approx(both.contrastive.item(), rel=1e-6)
     assert both.labelled == supervised.labelled == 4
 
 
