@@ -13,6 +13,7 @@ from gzsurvey.resources import RECIPES, find
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Blur = Annotated[float, Field(gt=0.0, le=20.0)]
 
 
 class EncoderRecipe(Section):
@@ -82,10 +83,15 @@ class AugmentationRecipe(Section):
     hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     """Share of the colour circle."""
     greyscale: Share = 0.3
+    """Probability that a view has no colour."""
+    blur: Share = 0.0
+    """Probability that a view is blurred by a Gaussian."""
+    blur_sigma: tuple[Blur, Blur] = (0.1, 2.0)
+    """Its standard deviation, pixels of the view, is drawn between these."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> AugmentationRecipe:
-        for name in ("area", "aspect"):
+        for name in ("area", "aspect", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0.0 < low <= high:
                 raise ValueError(f"{name!r} must be two rising numbers above 0")
