@@ -121,6 +121,11 @@ class PretrainRecipe(Section):
     approach: Literal["hybrid", "supervised", "contrastive"] = "hybrid"
     encoder: EncoderRecipe = EncoderRecipe()
     batch_size: Annotated[int, Field(ge=2)] = 512
+    sampling: Literal["natural", "stratified"] = "natural"
+    """``natural``: galaxies come as the store has them. ``stratified``, for ``hybrid``: every
+    batch holds `labelled_share` of galaxies with votes."""
+    labelled_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """Of each batch, where `sampling` is ``stratified``."""
     epochs: Count = 400
     steps: Count | None = None
     """Stop after this many steps, whatever `epochs` says."""
@@ -134,6 +139,13 @@ class PretrainRecipe(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 on a GPU, float32 on a CPU. Losses are always float32."""
     seed: Annotated[int, Field(ge=0)] = 69
+
+    @model_validator(mode="after")
+    def _strata_need_both_kinds(self) -> PretrainRecipe:
+        if self.sampling == "stratified" and self.approach != "hybrid":
+            raise ValueError(f"'sampling: stratified' mixes galaxies with and without votes, which approach "
+                             f"{self.approach!r} does not do; use 'natural'")  # fmt: skip
+        return self
 
 
 class FinetuneRecipe(Section):

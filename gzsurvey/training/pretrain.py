@@ -29,11 +29,13 @@ from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import describe, job
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
-from gzsurvey.training.data import Batch, Order, as_input, batches, labelled_rows, seed_of
+from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, seed_of
 from gzsurvey.training.state import count_step, load_state, mean_values, save_state
 
 logger = logging.getLogger(__name__)
 
+WAITING_SHOWN = 0.05
+"""Share of the time spent waiting for data above which it is said."""
 MEASURED = ("contrastive", "supervised", "spread", "dimensions")
 
 
@@ -94,7 +96,8 @@ class Pretraining:
     def __init__(self, recipe: PretrainRecipe, store: Store, out: Path, device: torch.device) -> None:
         self.recipe, self.store, self.out, self.device = recipe, store, out, device
         self.galaxies = choose_galaxies(store, recipe)
-        self.order = Order(self.galaxies.training, recipe.batch_size, recipe.seed)
+        self.order = choose_order(recipe, self.galaxies.training, self.galaxies.voted)
+        self.waiting = Waiting()
         steps = recipe.epochs * self.order.steps_per_epoch
         self.steps = steps if recipe.steps is None else min(steps, recipe.steps)
         torch.manual_seed(recipe.seed)
@@ -114,7 +117,7 @@ class Pretraining:
         if self._out_of_patience():
             steps = range(0)
         with job.interruptible() as interruption:
-            for batch in batches(self.store, self.order, steps, self.device.type == "cuda"):
+            for batch in self.waiting.watch(batches(self.store, self.order, steps, self.device.type == "cuda")):
                 self.step(batch)
                 shown.advance(self.order.batch_size, self._note())
                 if self._epoch_ends():
@@ -174,7 +177,7 @@ class Pretraining:
 
     def _end_epoch(self) -> None:
         """Measure, log, save."""
-        record = self._means() | self._validate()
+        record = self._means() | {"waiting": round(self.waiting.share, 4)} | self._validate()
         job.append_log(self.out, record)
         self._refuse_collapse(record)
         loss, best = record.get("validation_votes"), self.progress.best
@@ -186,6 +189,7 @@ class Pretraining:
         self.progress = self.progress.model_copy(update=update)
         self._save_last()
         draw_curves(self.out)
+        self.waiting.restart()
 
     def _means(self) -> dict[str, Any]:
         epoch = math.ceil(self.progress.step / self.order.steps_per_epoch)
@@ -220,6 +224,8 @@ class Pretraining:
         parts = [f"{name} {means[name]:.3f}" for name in ("contrastive", "supervised") if name in means]
         if self.progress.skipped:
             parts.append(f"{self.progress.skipped} bad batches skipped")
+        if self.waiting.share > WAITING_SHOWN:
+            parts.append(f"{self.waiting.share:.0%} of the time waiting for data")
         return ", ".join(parts)
 
     def _save(self, name: str) -> None:
@@ -232,7 +238,9 @@ class Pretraining:
     def _info(self) -> CheckpointInfo:
         epoch = self.progress.step // self.order.steps_per_epoch
         log = job.read_log(self.out)
-        record = {name: float(v) for name, v in (log[-1] if log else {}).items() if name not in ("step", "epoch")}
+        record = {
+            name: float(v) for name, v in (log[-1] if log else {}).items() if name not in ("step", "epoch", "waiting")
+        }
         return CheckpointInfo(
             encoder=architecture(self.model.network.encoder),
             embedding_size=self.model.network.embedding_size,

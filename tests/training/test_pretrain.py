@@ -35,6 +35,12 @@ def log(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def untimed(records: list[dict[str, float]]) -> list[dict[str, float]]:
+    """All that a log says but for the clock."""
+    assert all(0 <= record["waiting"] <= 1 for record in records)
+    return [{name: value for name, value in record.items() if name != "waiting"} for record in records]
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Ask for a stop as Ctrl-C does, while the given step runs."""
     take_step, seen = job.take_step, []
@@ -100,8 +106,31 @@ def test_stopped_and_resumed_equals_straight_bit_for_bit(
         ours, theirs = (read_tensors(out / f"{name}.safetensors") for out in (stopped, straight))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
-    assert log(stopped) == log(straight)
+    assert untimed(log(stopped)) == untimed(log(straight))
     assert (stopped / "best.json").read_text() == (straight / "best.json").read_text()
+
+
+def test_a_stratified_training_resumes_as_exactly(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strata = recipe(steps=6, sampling="stratified", labelled_share=0.25)
+    straight = pretrain(strata, store_path, tmp_path / "straight", "cpu")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(strata, store_path, tmp_path / "stopped", "cpu")
+    stopped = pretrain(strata, store_path, tmp_path / "stopped", "cpu")
+    ours, theirs = (read_tensors(out / "last-training.safetensors") for out in (stopped, straight))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert {record["labelled"] for record in log(stopped)} == {0.25}
+
+
+def test_strata_need_both_kinds_of_galaxies(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    for approach in ("supervised", "contrastive"):
+        with pytest.raises(ValueError, match=rf"stratified.*{approach}.*natural"):
+            recipe(approach=approach, sampling="stratified")
+    with pytest.raises(TrainingError, match="every galaxy of the store has votes"):
+        pretrain(recipe(sampling="stratified"), make_store("voted", n=32, voted=1.0), tmp_path / "out", "cpu")
 
 
 def test_a_finished_out_is_left_alone_and_another_recipe_refused(
