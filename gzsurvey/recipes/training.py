@@ -138,6 +138,8 @@ class PretrainRecipe(Section):
     guard: GuardRecipe = GuardRecipe()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 on a GPU, float32 on a CPU. Losses are always float32."""
+    trackers: tuple[Literal["tensorboard"], ...] = ()
+    """Also write the log for these: ``OUT/tensorboard``, with the extra ``tensorboard``."""
     seed: Annotated[int, Field(ge=0)] = 69
 
     @model_validator(mode="after")
