@@ -174,10 +174,18 @@ def info(store: Path, sheet: Path | None) -> None:
 @click.argument("out", type=Directory)
 @click.option("--dataset", "store", type=Directory, required=True, help="The training store.")
 @click.option("--approach", type=click.Choice(["hybrid", "supervised", "contrastive"]), default=None)
+@click.option("--monitor", type=ExistingFile, default=None, metavar="LABELS",
+              help="Table with id and label: logs how well nearest neighbours tell the classes apart.")  # fmt: skip
 @device
 @overrides
 def pretrain(
-    recipe: str, out: Path, store: Path, approach: str | None, device: str, overrides: tuple[str, ...]
+    recipe: str,
+    out: Path,
+    store: Path,
+    approach: str | None,
+    monitor: Path | None,
+    device: str,
+    overrides: tuple[str, ...],
 ) -> None:
     """Pretrain a galaxy model on images and votes.
 
@@ -189,7 +197,7 @@ def pretrain(
     from gzsurvey.recipes.training import load_pretrain_recipe
 
     more = (f"approach={approach}",) if approach else ()
-    made = training.pretrain(load_pretrain_recipe(recipe, (*overrides, *more)), store, out, device)
+    made = training.pretrain(load_pretrain_recipe(recipe, (*overrides, *more)), store, out, device, monitor)
     if is_first_process():
         click.echo(made)
 

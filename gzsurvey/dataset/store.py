@@ -14,13 +14,16 @@ Letters: N galaxies, A answers, H and W pixels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -36,6 +39,10 @@ ROWS_PER_CHUNK = 1024
 CHUNK_BYTES = 48 * 1024 * 1024
 """Bytes of images per chunk file, at most: a build holds one, and 1.9 million 224-px images
 make 6,000 files."""
+MAPPED_CHUNKS = 4096
+"""Chunk files held mapped at a time, of images and of votes."""
+ROWS_AT_A_TIME = 65_536
+"""Of the table of galaxies, which is never held whole."""
 
 GALAXY_COLUMNS = (
     "id",  # str, unique within its source
@@ -99,6 +106,8 @@ class Store:
         """int32, shape (N, A). Zeros where a question was not asked."""
         self.image_shape = tuple(int(n) for n in group["images"].shape[1:])  # type: ignore[union-attr]
         self.rows_per_chunk = int(group["images"].chunks[0])  # type: ignore[union-attr]
+        self._mapped_images = lru_cache(MAPPED_CHUNKS)(self._map_images)
+        self._mapped_votes = lru_cache(MAPPED_CHUNKS)(self._map_votes)
 
     def __len__(self) -> int:
         return self.info.galaxies
@@ -110,12 +119,66 @@ class Store:
 
     @cached_property
     def galaxies(self) -> pd.DataFrame:
-        """One row per galaxy, columns `GALAXY_COLUMNS`."""
-        return pd.read_parquet(self.path / "galaxies.parquet")
+        """One row per galaxy, columns `GALAXY_COLUMNS`; for stores that are not huge."""
+        return pd.read_parquet(self._table)
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """One column of the table of galaxies, float64, shape (N,), NaN where unknown."""
+        parts = [part.to_numpy(zero_copy_only=False).astype(np.float64) for part in self._read(column)]
+        return np.concatenate(parts) if parts else np.empty(0)
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of one split, ascending, int64."""
-        return np.flatnonzero((self.galaxies["split"] == split).to_numpy()).astype(np.int64)
+        return self._rows_where("split", pa.array([split]))
+
+    def find(self, ids: NDArray[np.str_]) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+        """Look up galaxies by id.
+
+        Parameters
+        ----------
+        ids : str, shape (n,)
+            What is looked for.
+
+        Returns
+        -------
+        rows : int64, shape (m,)
+            Every row whose id is among `ids`, ascending; sources may share an id.
+        found : str, shape (m,)
+            Its id.
+        """
+        rows = self._rows_where("id", pa.array(ids.tolist(), pa.string()))
+        return rows, self.texts("id", rows)
+
+    def texts(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.str_]:
+        """One column of text of the table of galaxies at `rows`, in any order."""
+        order = np.argsort(rows, kind="stable")
+        found: list[str] = []
+        start = 0
+        for part in self._read(column):
+            low, high = np.searchsorted(rows, [start, start + len(part)], sorter=order)
+            found += part.take(pa.array(rows[order[low:high]] - start)).to_pylist()
+            start += len(part)
+        out = np.empty(len(rows), dtype=np.array(found, dtype=np.str_).dtype)
+        out[order] = found
+        return out
+
+    def _rows_where(self, column: str, values: pa.Array) -> NDArray[np.int64]:
+        found, start = [np.empty(0, np.int64)], 0
+        for part in self._read(column):
+            among = pc.is_in(part.cast(pa.string()), value_set=values)
+            found.append(start + np.flatnonzero(among.to_numpy(zero_copy_only=False)))
+            start += len(part)
+        return np.concatenate(found)
+
+    def _read(self, column: str) -> Iterator[pa.Array]:
+        """Yield one column piece by piece."""
+        with pq.ParquetFile(self._table) as file:
+            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=[column], use_threads=False):
+                yield batch.column(0)
+
+    @property
+    def _table(self) -> Path:
+        return self.path / "galaxies.parquet"
 
     def images(self, rows: Iterable[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
         """Copy images out of the mapped chunks.
@@ -131,9 +194,8 @@ class Store:
         """
         rows = np.fromiter(rows, dtype=np.int64) if not isinstance(rows, np.ndarray) else rows
         out = np.empty((len(rows), *self.image_shape), dtype=np.uint8)
-        for i, row in enumerate(rows):
-            chunk, offset = divmod(int(row), self.rows_per_chunk)
-            out[i] = self._chunk(chunk)[offset]
+        for chunk, places, offsets in _by_chunk(rows, self.rows_per_chunk):
+            out[places] = self._mapped_images(chunk)[offsets]
         return out
 
     def vote_counts(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -150,38 +212,38 @@ class Store:
             Zeros where a question was not asked.
         """
         out = np.empty((len(rows), self.votes.shape[1]), dtype=np.int32)
-        for i, row in enumerate(rows):
-            chunk, offset = divmod(int(row), self.votes.chunks[0])
-            out[i] = self._votes_chunk(chunk)[offset]
+        for chunk, places, offsets in _by_chunk(rows, self.votes.chunks[0]):
+            out[places] = self._mapped_votes(chunk)[offsets]
         return out
 
-    def _votes_chunk(self, number: int) -> NDArray[np.int32]:
-        if number not in self._mapped_votes:
-            shape = (self.votes.chunks[0], self.votes.shape[1])
-            path = self.path / "store.zarr" / "votes" / "c" / str(number) / "0"
-            # A chunk without votes is not written by Zarr.
-            self._mapped_votes[number] = (
-                np.memmap(path, dtype=np.int32, mode="r", shape=shape) if path.exists() else np.zeros(shape, np.int32)
-            )
-        return self._mapped_votes[number]
+    def _map_votes(self, chunk: int) -> NDArray[np.int32]:
+        shape = (self.votes.chunks[0], self.votes.shape[1])
+        path = self.path / "store.zarr" / "votes" / "c" / str(chunk) / "0"
+        return _map(path, np.dtype(np.int32), shape)
 
-    def _chunk(self, number: int) -> NDArray[np.uint8]:
-        if number not in self._mapped:
-            shape = (self.rows_per_chunk, *self.image_shape)
-            path = self.path / "store.zarr" / "images" / "c" / str(number) / "0" / "0" / "0"
-            # A chunk of black images is not written by Zarr.
-            self._mapped[number] = (
-                np.memmap(path, dtype=np.uint8, mode="r", shape=shape) if path.exists() else np.zeros(shape, np.uint8)
-            )
-        return self._mapped[number]
+    def _map_images(self, chunk: int) -> NDArray[np.uint8]:
+        path = self.path / "store.zarr" / "images" / "c" / str(chunk) / "0" / "0" / "0"
+        return _map(path, np.dtype(np.uint8), (self.rows_per_chunk, *self.image_shape))
 
-    @cached_property
-    def _mapped_votes(self) -> dict[int, NDArray[np.int32]]:
-        return {}
 
-    @cached_property
-    def _mapped(self) -> dict[int, NDArray[np.uint8]]:
-        return {}
+def _by_chunk(
+    rows: NDArray[np.integer], per_chunk: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.integer]]]:
+    """Yield, chunk by chunk, its number, which of `rows` lie in it, and where in it they lie."""
+    if not len(rows):
+        return
+    chunks, offsets = np.divmod(rows, per_chunk)
+    order = np.argsort(chunks, kind="stable")
+    starts = np.flatnonzero(np.diff(chunks[order]))
+    for places in np.split(order, starts + 1):
+        yield int(chunks[places[0]]), places, offsets[places]
+
+
+def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Map a chunk file; Zarr writes none for a chunk of zeros, which here takes no memory either."""
+    if path.exists():
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=shape))
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def rows_per_chunk(image_size: int) -> int:

@@ -13,6 +13,7 @@ from gzsurvey.resources import RECIPES, find
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Blur = Annotated[float, Field(gt=0.0, le=20.0)]
 
 
 class EncoderRecipe(Section):
@@ -82,10 +83,15 @@ class AugmentationRecipe(Section):
     hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     """Share of the colour circle."""
     greyscale: Share = 0.3
+    """Probability that a view has no colour."""
+    blur: Share = 0.0
+    """Probability that a view is blurred by a Gaussian."""
+    blur_sigma: tuple[Blur, Blur] = (0.1, 2.0)
+    """Its standard deviation, pixels of the view, is drawn between these."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> AugmentationRecipe:
-        for name in ("area", "aspect"):
+        for name in ("area", "aspect", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0.0 < low <= high:
                 raise ValueError(f"{name!r} must be two rising numbers above 0")
@@ -119,6 +125,11 @@ class PretrainRecipe(Section):
     accumulate: Count = 1
     """Micro-batches, one after the other, of which a step is made: less memory. The gradient is
     that of the whole batch, but batch norm uses the statistics of each micro-batch."""
+    sampling: Literal["natural", "stratified"] = "natural"
+    """``natural``: galaxies come as the store has them. ``stratified``, for ``hybrid``: every
+    batch holds `labelled_share` of galaxies with votes."""
+    labelled_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """Of each batch, where `sampling` is ``stratified``."""
     epochs: Count = 400
     steps: Count | None = None
     """Stop after this many steps, whatever `epochs` says."""
@@ -136,7 +147,16 @@ class PretrainRecipe(Section):
     """``online``: torch compiles the online encoder, which takes minutes before the first step."""
     checkpoint_minutes: Positive = 10.0
     """Save at least this often, besides at the end of each epoch."""
+    trackers: tuple[Literal["tensorboard"], ...] = ()
+    """Also write the log for these: ``OUT/tensorboard``, with the extra ``tensorboard``."""
     seed: Annotated[int, Field(ge=0)] = 69
+
+    @model_validator(mode="after")
+    def _strata_need_both_kinds(self) -> PretrainRecipe:
+        if self.sampling == "stratified" and self.approach != "hybrid":
+            raise ValueError(f"'sampling: stratified' mixes galaxies with and without votes, which approach "
+                             f"{self.approach!r} does not do; use 'natural'")  # fmt: skip
+        return self
 
 
 class FinetuneRecipe(Section):

@@ -1,7 +1,7 @@
 """Views of galaxies: batched, on the device, each galaxy drawn independently.
 
 The order is: rotate, crop, resize (one resampling for the three of them), flip, change
-colours, turn grey. The draws come from a seed on the CPU, so that a view is a function of the
+colours, turn grey, blur. The draws come from a seed on the CPU, so that a view is a function of the
 seed alone, whatever the device and whatever else is in the batch.
 
 Letters: N galaxies, S pixels on a side.
@@ -41,6 +41,10 @@ class Draws:
     """In which order the four are applied, int64, shape (N, 4)."""
     grey: Tensor
     """Bool, shape (N,)."""
+    blurred: Tensor
+    """Bool, shape (N,)."""
+    sigma: Tensor
+    """Of the blur, pixels, float32, shape (N,)."""
 
     def __getitem__(self, rows: slice) -> Draws:
         """Take the draws of some galaxies."""
@@ -70,15 +74,21 @@ def draw(recipe: AugmentationRecipe, n: int, seed: int) -> Draws:
     half = torch.stack([width, height], dim=1)
     strengths = (recipe.brightness, recipe.contrast, recipe.saturation)
     around_one = [1.0 + strength * (2.0 * u[:, 2 + i] - 1.0) for i, strength in enumerate(strengths)]
+    hue = recipe.hue * (2.0 * torch.rand(n, generator=generator) - 1.0)
+    order = torch.rand((n, 4), generator=generator).argsort(dim=1)
+    v = torch.rand((n, 2), generator=generator)
+    least, most = recipe.blur_sigma
     return Draws(
         angle=math.radians(recipe.rotation_deg) * (2.0 * u[:, 5] - 1.0),
         centre=(1.0 - half) * (2.0 * u[:, 6:8] - 1.0),
         half=half,
         flipped=u[:, 8:10] < recipe.flip,
         jittered=u[:, 10] < recipe.jitter,
-        factors=torch.stack([*around_one, recipe.hue * (2.0 * torch.rand(n, generator=generator) - 1.0)], dim=1),
-        order=torch.rand((n, 4), generator=generator).argsort(dim=1),
+        factors=torch.stack([*around_one, hue], dim=1),
+        order=order,
         grey=u[:, 11] < recipe.greyscale,
+        blurred=v[:, 0] < recipe.blur,
+        sigma=least + (most - least) * v[:, 1],
     )
 
 
@@ -106,7 +116,7 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     float32, shape (N, 3, S, S)
         Between 0 and 1; black where a view reaches beyond its image.
     """
-    return change_colours(move(images, draws), draws)
+    return blur(change_colours(move(images, draws), draws), draws)
 
 
 def move(images: Tensor, draws: Draws) -> Tensor:
@@ -149,6 +159,33 @@ def change_colours(images: Tensor, draws: Draws) -> Tensor:
     rows = torch.nonzero(draws.grey).flatten().to(images.device)
     out[rows] = _luma(out[rows]).expand(-1, 3, -1, -1)
     return out
+
+
+def blur(images: Tensor, draws: Draws) -> Tensor:
+    """Blur some galaxies by a Gaussian, each by its own, mirrored at the edge pixels' centres."""
+    rows = torch.nonzero(draws.blurred).flatten()
+    if not len(rows):
+        return images
+    matrix = _blur_matrix(draws.sigma[rows], images.shape[-1]).to(images.device).unsqueeze(1)
+    rows = rows.to(images.device)
+    out = images.clone()
+    out[rows] = matrix @ images[rows] @ matrix.transpose(2, 3)
+    return out
+
+
+def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
+    """Blur along one axis as a matrix, shape (n, size, size): row i weighs the pixels that make pixel i.
+
+    Kernels end at four sigma, so that none depends on the widest of the batch.
+    """
+    radius = min(math.ceil(4.0 * float(sigma.max())), size - 1)
+    offset = torch.arange(-radius, radius + 1)
+    taps = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2) * (offset.abs() <= torch.ceil(4.0 * sigma[:, None]))
+    taps = taps / taps.sum(dim=1, keepdim=True)
+    last = size - 1
+    source = last - (last - (torch.arange(size)[:, None] + offset).abs()).abs()
+    matrix = torch.zeros(len(sigma), size, size)
+    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), taps[:, None].expand(-1, size, -1).contiguous())
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ PANELS = {
     "validation_votes": "vote loss per galaxy, validation",
     "loss": "class loss, training",
     "validation_loss": "class loss, validation",
+    "knn_accuracy": "accuracy of nearest neighbours",
+    "knn_balanced_accuracy": "balanced accuracy of nearest neighbours",
     "spread": "spread of the embedding (0: collapsed)",
     "dimensions": "directions of the embedding (1: collapsed)",
 }

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gzsurvey.dataset.store import Store
+from gzsurvey.errors import TrainingError
+from gzsurvey.recipes.training import PretrainRecipe
 
 READ_AHEAD = 3
 """Batches that wait in memory."""
@@ -75,6 +79,83 @@ class Order:
             self._epoch = epoch
         start = place * self.batch_size
         return self.rows[self._permutation[start : start + self.batch_size]]
+
+
+class StratifiedOrder(Order):
+    """Batches of two kinds of galaxies, equally many of each kind in every one.
+
+    Each kind comes as permutation after permutation of its own, so the smaller one is shuffled
+    again as soon as it runs out, and no galaxy comes twice before all of its kind came once. An
+    epoch is as many steps as without strata.
+
+    Parameters
+    ----------
+    labelled, others : int64, shapes (n,) and (m,)
+        Rows of the store.
+    labelled_share : float
+        Of a batch, rounded to whole galaxies, at least one of each kind.
+    batch_size, seed : int
+        As for `Order`.
+    """
+
+    def __init__(
+        self,
+        labelled: NDArray[np.int64],
+        others: NDArray[np.int64],
+        labelled_share: float,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__(np.concatenate([labelled, others]), batch_size, seed)
+        n = min(max(round(labelled_share * self.batch_size), 1), self.batch_size - 1)
+        self._kinds = _Endless(labelled, n, (seed, 0)), _Endless(others, self.batch_size - n, (seed, 1))
+
+    def at(self, step: int) -> NDArray[np.int64]:
+        """Rows of one step, int64, shape (batch_size,): the same whenever it is asked."""
+        rows = np.concatenate([kind.at(step) for kind in self._kinds])
+        # Mixed, so that any part of a batch holds both kinds.
+        return rows[np.random.default_rng([self.seed, step, 2]).permutation(len(rows))]
+
+
+class _Endless:
+    """Permutation after permutation of `rows`, `size` rows a step."""
+
+    def __init__(self, rows: NDArray[np.int64], size: int, seeds: tuple[int, int]) -> None:
+        self.rows, self.size, self._seeds = rows, size, seeds
+        self._permutation = lru_cache(2)(self._shuffle)
+
+    def _shuffle(self, number: int) -> NDArray[np.int64]:
+        seed, kind = self._seeds
+        return np.random.default_rng([seed, number, kind]).permutation(len(self.rows))
+
+    def at(self, step: int) -> NDArray[np.int64]:
+        number, place = np.divmod(np.arange(step * self.size, (step + 1) * self.size), len(self.rows))
+        parts = [self._permutation(int(n))[place[number == n]] for n in np.unique(number)]
+        rows: NDArray[np.int64] = self.rows[np.concatenate(parts)]
+        return rows
+
+
+def choose_order(recipe: PretrainRecipe, training: NDArray[np.int64], voted: NDArray[np.int64]) -> Order:
+    """Decide in which order galaxies come.
+
+    Parameters
+    ----------
+    recipe : PretrainRecipe
+        Its `sampling`.
+    training, voted : int64, shapes (n,) and (m,)
+        Rows to be visited, and those of them with any vote.
+
+    Raises
+    ------
+    gzsurvey.errors.TrainingError
+        Strata are asked for, and every galaxy has votes.
+    """
+    if recipe.sampling == "natural":
+        return Order(training, recipe.batch_size, recipe.seed)
+    others = np.setdiff1d(training, voted, assume_unique=True)
+    if not len(others):
+        raise TrainingError("sampling 'stratified': every galaxy of the store has votes; use sampling 'natural'")
+    return StratifiedOrder(voted, others, recipe.labelled_share, recipe.batch_size, recipe.seed)
 
 
 class Visits(Protocol):
@@ -151,12 +232,48 @@ def read_ahead(items: Iterable[Item], depth: int = READ_AHEAD) -> Iterator[Item]
         thread.join()
 
 
+class Waiting:
+    """Measures which share of its time a loop waits for its next item.
+
+    The first item is not counted: nothing could be read ahead of it.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._waited = 0.0
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield `items`, timing each."""
+        source = iter(items)
+        while True:
+            asked = time.perf_counter()
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            if self._since is not None:
+                self._waited += time.perf_counter() - asked
+            else:
+                self._since = time.perf_counter()
+            yield item
+
+    @property
+    def share(self) -> float:
+        """Time waited over time passed, since the first item or the last `restart`."""
+        passed = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._waited / passed if passed > 0 else 0.0
+
+    def restart(self) -> None:
+        """Forget what was measured, and begin again now."""
+        self._since, self._waited = time.perf_counter(), 0.0
+
+
 def seed_of(seed: int, step: int, use: int) -> int:
     """Return a seed of its own for each use at each step, so that no random state is carried along."""
     return int(np.random.SeedSequence([seed, step, use]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def labelled_rows(store: Store, rows: NDArray[np.int64], at_a_time: int = 65536) -> NDArray[np.int64]:
+def labelled_rows(store: Store, rows: NDArray[np.int64], at_a_time: int = 8192) -> NDArray[np.int64]:
     """Return those of `rows` whose galaxies have any vote, int64, in the same order."""
     parts = [rows[start : start + at_a_time] for start in range(0, len(rows), at_a_time)]
     kept = [part[store.vote_counts(part).any(axis=1)] for part in parts]

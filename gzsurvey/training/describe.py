@@ -104,7 +104,7 @@ def training_ranges(store: Store, voted: NDArray[np.int64]) -> dict[str, Trainin
     """Smallest and largest half-light radius and magnitude of the galaxies whose votes were used."""
     ranges = {}
     for column in ("r50", "mag"):
-        values = store.galaxies[column].to_numpy(dtype=np.float64)[voted]
+        values = store.numbers(column)[voted]
         known = values[np.isfinite(values)]
         if len(known):
             ranges[column] = TrainingRange(low=float(known.min()), high=float(known.max()))
@@ -122,7 +122,7 @@ def training_cells(
         ``voted`` and ``seen`` (without votes); None where a galaxy has no position, or where
         there are more than a million cells.
     """
-    ra, dec = (store.galaxies[name].to_numpy(dtype=np.float64) for name in ("ra", "dec"))
+    ra, dec = (store.numbers(name) for name in ("ra", "dec"))
     return known_cells({name: cells_of(ra[rows], dec[rows]) for name, rows in (("voted", voted), ("seen", seen))})
 
 

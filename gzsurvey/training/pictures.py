@@ -82,22 +82,30 @@ def _from_store(labels: Labels, store: Store, preparation: Preparation, out: Pat
     if store.info.preparation != preparation:
         what = _difference(store.info.preparation, preparation)
         raise TrainingError(f"{store.path} was prepared differently from the checkpoint's training images: {what}")
-    found = _rows_by_id(labels, store) if labels.ids is not None else _rows_by_position(labels, store)
+    found = rows_by_id(labels, store) if labels.ids is not None else _rows_by_position(labels, store)
     labels, kept = _matched(labels, found >= 0, store.path, out)
     rows = found[kept]
-    ra, dec = (store.galaxies[name].to_numpy(dtype=np.float64)[rows] for name in ("ra", "dec"))
+    ra, dec = (store.numbers(name)[rows] for name in ("ra", "dec"))
     placed = Labels(labels.where, labels.ids, labels.images, ra, dec, labels.classes, labels.target, labels.weight)
     mapped = _open_images(out, len(rows), preparation.image_size)
     for start in range(0, len(rows), 1024):
         mapped[start : start + 1024] = store.images(rows[start : start + 1024])
-    return Pictures(placed, mapped, store.galaxies["split"].to_numpy(dtype=np.str_)[rows], store)
+    return Pictures(placed, mapped, store.texts("split", rows), store)
 
 
-def _rows_by_id(labels: Labels, store: Store) -> NDArray[np.int64]:
-    """Find each label's row; a galaxy that several sources show with the same pixels is taken once."""
+def rows_by_id(labels: Labels, store: Store) -> NDArray[np.int64]:
+    """Return the row of `store` with each label's id, int64, shape (N,), -1 where there is none.
+
+    A galaxy that several sources show with the same pixels is taken once.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        An id stands for different pictures of several sources.
+    """
     assert labels.ids is not None
-    found = store.galaxies[["id", "image_sha256"]].astype(str)
-    found = found[found["id"].isin(labels.ids)].drop_duplicates()
+    wanted, named = store.find(labels.ids)
+    found = pd.DataFrame({"id": named, "pixels": store.texts("image_sha256", wanted)}, index=wanted).drop_duplicates()
     twice = found.loc[found["id"].duplicated(), "id"]
     if len(twice):
         raise TableError(labels.where, f"id {twice.iloc[0]!r} stands for galaxies of several sources of {store.path}; "
@@ -109,7 +117,7 @@ def _rows_by_id(labels: Labels, store: Store) -> NDArray[np.int64]:
 def _rows_by_position(labels: Labels, store: Store) -> NDArray[np.int64]:
     from scipy.spatial import cKDTree
 
-    ra, dec = (store.galaxies[name].to_numpy(dtype=np.float64) for name in ("ra", "dec"))
+    ra, dec = (store.numbers(name) for name in ("ra", "dec"))
     known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
     if not len(known):
         raise TableError(labels.where, f"has positions but no ids, and {store.path} has no positions; add an id column")

@@ -31,16 +31,20 @@ from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import describe, job, precision
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
-from gzsurvey.training.data import Batch, Order, as_input, batches, labelled_rows, seed_of
+from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, seed_of
 from gzsurvey.training.distributed import Part, World, join
 from gzsurvey.training.dropout import draw_for_whole_batches
 from gzsurvey.training.gradient import Counts, Whole, whole_gradient
+from gzsurvey.training.monitor import Monitor
 from gzsurvey.training.state import count_step, load_state, mean_values, save_state
 from gzsurvey.training.sync_batch_norm import synchronise
+from gzsurvey.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
-NO_METRICS = ("step", "epoch", "images_per_second")
+WAITING_SHOWN = 0.05
+"""Share of the time spent waiting for data above which it is said."""
+NO_METRICS = ("step", "epoch", "images_per_second", "waiting")
 """What a record says besides how good the network is."""
 
 
@@ -55,7 +59,7 @@ class Galaxies:
     """With any vote."""
 
 
-def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto") -> Path:
+def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto", monitor: Path | None = None) -> Path:
     """Pretrain a galaxy model on images and votes.
 
     Repeating it on its own OUT goes on where it stopped, or returns at once.
@@ -70,6 +74,9 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
         OUT: checkpoints, ``metrics.jsonl``, ``curves.png``.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
+    monitor : Path, optional
+        Table of classes, by id, of galaxies of the store: how well nearest neighbours tell them
+        apart is logged every epoch. It changes nothing else.
 
     Returns
     -------
@@ -94,6 +101,7 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
             return out
         with world.alike():
             training = Pretraining(recipe, opened, out, world.device, world)
+            training.monitor = None if monitor is None else Monitor(monitor, opened, recipe.seed)
         training.run()
     if world.first:
         training.describe_best()
@@ -104,14 +112,17 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
 class Pretraining:
     """One pretraining at work, or one process's part in it."""
 
+    monitor: Monitor | None = None
+
     def __init__(
         self, recipe: PretrainRecipe, store: Store, out: Path, device: torch.device, world: World | None = None
     ) -> None:
         self.recipe, self.store, self.out, self.device = recipe, store, out, device
         self.world = World(device) if world is None else world
         self.galaxies = choose_galaxies(store, recipe)
-        self.order = Order(self.galaxies.training, recipe.batch_size, recipe.seed)
+        self.order = choose_order(recipe, self.galaxies.training, self.galaxies.voted)
         refuse_unequal_parts(self.order.batch_size, self.world.size, recipe.accumulate)
+        self.waiting = Waiting()
         steps = recipe.epochs * self.order.steps_per_epoch
         self.steps = steps if recipe.steps is None else min(steps, recipe.steps)
         torch.manual_seed(recipe.seed)
@@ -127,6 +138,7 @@ class Pretraining:
         self.type = precision.autocast_type(recipe.precision, device)
         self.scaler = precision.make_scaler(self.type, device)
         self._resume()
+        self.trackers = Trackers(recipe.trackers if self.world.first else (), out, self.progress.step)
 
     def _resume(self) -> None:
         self.progress = load_state(self.out, self.model, self.optimiser)
@@ -153,7 +165,7 @@ class Pretraining:
             steps = range(0)
         mine = Part(self.order, self.world)
         with job.interruptible(1 if self.world.size == 1 else math.inf) as interruption:
-            for batch in batches(self.store, mine, steps, self.device.type == "cuda"):
+            for batch in self.waiting.watch(batches(self.store, mine, steps, self.device.type == "cuda")):
                 with self.world.alike():
                     self.step(batch)
                     shown.advance(self.order.batch_size, self._note())
@@ -235,7 +247,10 @@ class Pretraining:
         """Measure, log, save."""
         record = self._means() | self._speed() | self._validate()
         if self.world.first:
+            if self.monitor is not None:
+                record |= self.monitor.measure(self.model.network, self.device)
             job.append_log(self.out, record)
+            self.trackers.write(record)
         self._refuse_collapse(record)
         loss, best = record.get("validation_votes"), self.progress.best
         better = loss is None or best is None or loss < best
@@ -248,6 +263,7 @@ class Pretraining:
         if self.world.first:
             draw_curves(self.out)
         self._first_of_epoch, self._epoch_began = self.progress.step, time.monotonic()
+        self.waiting.restart()
 
     def _means(self) -> dict[str, Any]:
         epoch = math.ceil(self.progress.step / self.order.steps_per_epoch)
@@ -255,9 +271,10 @@ class Pretraining:
         return counted | mean_values(self.progress)
 
     def _speed(self) -> dict[str, float]:
-        """Galaxies per second since the epoch began, or since training was resumed."""
+        """Galaxies per second, and the share of time spent waiting for them, since the epoch or this run began."""
         galaxies = (self.progress.step - self._first_of_epoch) * self.order.batch_size
-        return {"images_per_second": round(galaxies / (time.monotonic() - self._epoch_began), 1)}
+        rate = galaxies / (time.monotonic() - self._epoch_began)
+        return {"images_per_second": round(rate, 1), "waiting": round(self.waiting.share, 4)}
 
     def _validate(self) -> dict[str, float]:
         """Loss of votes per galaxy on validation galaxies, without augmentation and dropout."""
@@ -290,6 +307,8 @@ class Pretraining:
         parts = [f"{name} {means[name]:.3f}" for name in ("contrastive", "supervised") if name in means]
         if self.progress.skipped:
             parts.append(f"{self.progress.skipped} bad batches skipped")
+        if self.waiting.share > WAITING_SHOWN:
+            parts.append(f"{self.waiting.share:.0%} of the time waiting for data")
         return ", ".join(parts)
 
     def _save(self, name: str) -> None:

@@ -85,7 +85,7 @@ def test_zarr_opens_and_numpy_maps_the_same_files(
     assert group["images"].chunks == (8, 32, 32, 3)
     np.testing.assert_array_equal(group["images"][:], store.images(range(20)))
     np.testing.assert_array_equal(group["votes"][:], store.vote_counts(np.arange(20)))
-    assert isinstance(store._chunk(2), np.memmap)
+    assert isinstance(store._map_images(2).base, np.memmap)
 
 
 def test_bad_images_are_listed_and_the_build_goes_on(tmp_path: Path, labelled: dict[str, object]) -> None:

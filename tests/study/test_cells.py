@@ -50,7 +50,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     featured = rng.binomial(20, np.where(elongated, 0.85, 0.15))
     votes = {"smooth": 20 - featured, "featured-or-disk": featured, "artifact": 0}
     columns = {f"smooth-or-featured-gz2_{answer}": n for answer, n in votes.items()}
-    pd.DataFrame({"id": names, "ra": np.linspace(0, 9, 80), "dec": 0.0} | columns).to_csv(folder / "voted.csv", index=False)
+    pd.DataFrame({"id": names, "ra": np.linspace(0, 9, 80), "dec": 0.0} | columns).to_csv(
+        folder / "voted.csv", index=False
+    )
     pixels, elongated = draw(48, 2)
     names = [f"t{i}" for i in range(48)]
     write_pictures(folder / "labelled.zip", names, pixels)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,7 +9,16 @@ import pytest
 import torch
 
 from gzsurvey.dataset.store import Store
-from gzsurvey.training.data import Order, as_input, batches, labelled_rows, read_ahead, seed_of
+from gzsurvey.training.data import (
+    Order,
+    StratifiedOrder,
+    Waiting,
+    as_input,
+    batches,
+    labelled_rows,
+    read_ahead,
+    seed_of,
+)
 
 
 def test_an_epoch_visits_every_row_once_and_epochs_differ() -> None:
@@ -31,6 +41,68 @@ def test_the_order_is_a_function_of_seed_and_step() -> None:
 def test_a_small_store_is_one_batch() -> None:
     order = Order(np.arange(5), 512, seed=0)
     assert (order.batch_size, order.steps_per_epoch) == (5, 1)
+
+
+LABELLED, OTHERS = np.arange(100, 123), np.arange(1000, 1100)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.3, 5), (0.5, 8), (0.001, 1), (0.999, 15)])
+def test_every_stratified_batch_holds_the_same_number_of_each(share: float, expected: int) -> None:
+    order = StratifiedOrder(LABELLED, OTHERS, share, 16, seed=1)
+    assert (order.batch_size, order.steps_per_epoch) == (16, 123 // 16)
+    for step in range(60):
+        rows = order.at(step)
+        assert len(rows) == 16
+        assert np.isin(rows, LABELLED).sum() == expected
+        assert np.isin(rows, OTHERS).sum() == 16 - expected
+
+
+def test_strata_are_visited_evenly_and_shuffled_again_when_they_run_out() -> None:
+    order = StratifiedOrder(LABELLED, OTHERS, 0.5, 16, seed=1)
+    seen = np.concatenate([order.at(step) for step in range(100)])
+    for kind in (LABELLED, OTHERS):
+        visits = np.array([(seen == row).sum() for row in kind])
+        assert visits.sum() == 800
+        assert visits.max() - visits.min() <= 1
+    # 8 a step, 23 of them: the second round begins within the third step.
+    rounds = [np.concatenate([np.sort(order.at(step)[np.isin(order.at(step), LABELLED)]) for step in steps])
+              for steps in ((0, 1), (23, 24))]  # fmt: skip
+    assert not np.array_equal(*rounds)
+    mixed = [np.isin(order.at(step), LABELLED)[:8].sum() for step in range(100)]
+    assert 3 < np.mean(mixed) < 5
+    assert np.std(mixed) > 0.5
+
+
+def test_the_stratified_order_is_a_function_of_seed_and_step() -> None:
+    straight = StratifiedOrder(LABELLED, OTHERS, 0.3, 16, seed=1)
+    steps = [straight.at(step) for step in range(40)]
+    jumping = StratifiedOrder(LABELLED, OTHERS, 0.3, 16, seed=1)
+    for step in (37, 3, 21, 0):
+        assert np.array_equal(jumping.at(step), steps[step])
+    assert not np.array_equal(StratifiedOrder(LABELLED, OTHERS, 0.3, 16, seed=2).at(0), steps[0])
+
+
+def test_more_labelled_places_than_labelled_galaxies() -> None:
+    rows = StratifiedOrder(LABELLED[:3], OTHERS, 0.5, 16, seed=0).at(7)
+    assert sorted(np.bincount(rows[np.isin(rows, LABELLED)] - 100)) == [2, 3, 3]
+
+
+def test_waiting_is_the_share_of_time_without_an_item() -> None:
+    def slow() -> Iterator[int]:
+        for item in range(6):
+            time.sleep(0.03)
+            yield item
+
+    waiting = Waiting()
+    for _ in waiting.watch(slow()):
+        time.sleep(0.01)
+    assert 0.6 < waiting.share < 0.9
+    for _ in (busy := Waiting()).watch(range(5)):
+        time.sleep(0.01)
+    assert busy.share < 0.05
+    waiting.restart()
+    time.sleep(0.01)
+    assert waiting.share == 0
 
 
 def test_batches_are_the_stores_rows(store: Store) -> None:

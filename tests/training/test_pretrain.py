@@ -38,8 +38,9 @@ def log(out: Path) -> list[dict[str, float]]:
 
 def without_times(records: list[dict[str, float]]) -> list[dict[str, float]]:
     """All that must be the same whenever it is measured."""
-    assert all(record["images_per_second"] > 0 for record in records)
-    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+    assert all(record["images_per_second"] > 0 and 0 <= record["waiting"] <= 1 for record in records)
+    timed = ("images_per_second", "waiting")
+    return [{name: value for name, value in record.items() if name not in timed} for record in records]
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
@@ -109,6 +110,29 @@ def test_stopped_and_resumed_equals_straight_bit_for_bit(
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
     assert without_times(log(stopped)) == without_times(log(straight))
     assert (stopped / "best.json").read_text() == (straight / "best.json").read_text()
+
+
+def test_a_stratified_training_resumes_as_exactly(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strata = recipe(steps=6, sampling="stratified", labelled_share=0.25)
+    straight = pretrain(strata, store_path, tmp_path / "straight", "cpu")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(strata, store_path, tmp_path / "stopped", "cpu")
+    stopped = pretrain(strata, store_path, tmp_path / "stopped", "cpu")
+    ours, theirs = (read_tensors(out / "last-training.safetensors") for out in (stopped, straight))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert {record["labelled"] for record in log(stopped)} == {0.25}
+
+
+def test_strata_need_both_kinds_of_galaxies(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    for approach in ("supervised", "contrastive"):
+        with pytest.raises(ValueError, match=rf"stratified.*{approach}.*natural"):
+            recipe(approach=approach, sampling="stratified")
+    with pytest.raises(TrainingError, match="every galaxy of the store has votes"):
+        pretrain(recipe(sampling="stratified"), make_store("voted", n=32, voted=1.0), tmp_path / "out", "cpu")
 
 
 def test_a_finished_out_is_left_alone_and_another_recipe_refused(
