@@ -124,7 +124,7 @@ class Store:
 
     def numbers(self, column: str) -> NDArray[np.float64]:
         """One column of the table of galaxies, float64, shape (N,), NaN where unknown."""
-        parts = [part.to_numpy(zero_copy_only=False).astype(np.float64) for part in self._read(column)]
+        parts = [part.to_numpy(zero_copy_only=False).astype(np.float64, copy=False) for part in self._read(column)]
         return np.concatenate(parts) if parts else np.empty(0)
 
     def rows(self, split: str) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gzsurvey.card import EmbeddingReference, TrainingRange
-from gzsurvey.dataset.store import Store
+from gzsurvey.dataset.store import ROWS_AT_A_TIME, Store
 from gzsurvey.model.network import Network
 from gzsurvey.outliers import fit_reference
 from gzsurvey.sky.healpix import NO_CELL, cells
@@ -128,7 +128,14 @@ def training_cells(
 
 def cells_of(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the order-18 cells of positions, each once, `NO_CELL` among them where one is NaN."""
-    return np.unique(cells(ra_deg, dec_deg, CELL_ORDER))
+    starts = range(0, len(ra_deg), ROWS_AT_A_TIME)
+    pieces = (slice(start, start + ROWS_AT_A_TIME) for start in starts)
+    parts = [cells(ra_deg[piece], dec_deg[piece], CELL_ORDER) for piece in pieces]
+    # Sorted in place: np.unique of millions of integers builds a table of several times their size.
+    found = np.concatenate([np.empty(0, np.int64), *parts])
+    found.sort()
+    first: NDArray[np.bool_] = np.append(True, found[1:] != found[:-1])[: len(found)]
+    return np.compress(first, found)
 
 
 def known_cells(groups: dict[str, NDArray[np.int64]]) -> dict[str, tuple[int, ...]] | None:
