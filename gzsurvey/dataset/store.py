@@ -122,10 +122,13 @@ class Store:
         """One row per galaxy, columns `GALAXY_COLUMNS`; for stores that are not huge."""
         return pd.read_parquet(self._table)
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
-        """One column of the table of galaxies, float64, shape (N,), NaN where unknown."""
-        parts = [part.to_numpy(zero_copy_only=False).astype(np.float64) for part in self._read(column)]
-        return np.concatenate(parts) if parts else np.empty(0)
+    def numbers(self, column: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """One column of the table of galaxies, at `rows` or all, float64, NaN where unknown."""
+        rows = np.arange(len(self)) if rows is None else rows
+        out = np.full(len(rows), np.nan)
+        for places, part in self._pieces(column, rows):
+            out[places] = part.to_numpy(zero_copy_only=False)
+        return out
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of one split, ascending, int64."""
@@ -151,16 +154,19 @@ class Store:
 
     def texts(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.str_]:
         """One column of text of the table of galaxies at `rows`, in any order."""
-        order = np.argsort(rows, kind="stable")
-        found: list[str] = []
-        start = 0
+        found = np.empty(len(rows), dtype=object)
+        for places, part in self._pieces(column, rows):
+            found[places] = part.to_pylist()
+        return found.astype(np.str_)
+
+    def _pieces(self, column: str, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
+        """Yield which of `rows` lie in a piece of the table, and their values of one column."""
+        order, start = np.argsort(rows, kind="stable"), 0
         for part in self._read(column):
             low, high = np.searchsorted(rows, [start, start + len(part)], sorter=order)
-            found += part.take(pa.array(rows[order[low:high]] - start)).to_pylist()
+            places = order[low:high]
+            yield places, part.take(pa.array(rows[places] - start))
             start += len(part)
-        out = np.empty(len(rows), dtype=np.array(found, dtype=np.str_).dtype)
-        out[order] = found
-        return out
 
     def _rows_where(self, column: str, values: pa.Array) -> NDArray[np.int64]:
         found, start = [np.empty(0, np.int64)], 0

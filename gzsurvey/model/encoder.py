@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from gzsurvey.errors import RecipeError
@@ -78,6 +79,8 @@ def _create(source: str, name: str, with_weights: bool, options: dict[str, Any])
         encoder: nn.Module = import_timm().create_model(
             source, pretrained=with_weights, num_classes=0, in_chans=3, **options
         )
+    except SafetensorError as error:
+        raise RecipeError(name, f"its {_FILES[1]} is damaged or of another format: {_first_line(error)}") from None
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise RecipeError(name, f"is no encoder that timm can make: {_first_line(error)}") from None
     return encoder

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gzsurvey.card import EmbeddingReference, TrainingRange
-from gzsurvey.dataset.store import Store
+from gzsurvey.dataset.store import ROWS_AT_A_TIME, Store
 from gzsurvey.model.network import Network
 from gzsurvey.outliers import fit_reference
 from gzsurvey.sky.healpix import NO_CELL, cells
@@ -104,7 +104,7 @@ def training_ranges(store: Store, voted: NDArray[np.int64]) -> dict[str, Trainin
     """Smallest and largest half-light radius and magnitude of the galaxies whose votes were used."""
     ranges = {}
     for column in ("r50", "mag"):
-        values = store.numbers(column)[voted]
+        values = store.numbers(column, voted)
         known = values[np.isfinite(values)]
         if len(known):
             ranges[column] = TrainingRange(low=float(known.min()), high=float(known.max()))
@@ -122,13 +122,24 @@ def training_cells(
         ``voted`` and ``seen`` (without votes); None where a galaxy has no position, or where
         there are more than a million cells.
     """
-    ra, dec = (store.numbers(name) for name in ("ra", "dec"))
-    return known_cells({name: cells_of(ra[rows], dec[rows]) for name, rows in (("voted", voted), ("seen", seen))})
+    groups = {"voted": voted, "seen": seen}
+    return known_cells({name: cells_of(*_positions(store, rows)) for name, rows in groups.items()})
+
+
+def _positions(store: Store, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return store.numbers("ra", rows), store.numbers("dec", rows)
 
 
 def cells_of(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the order-18 cells of positions, each once, `NO_CELL` among them where one is NaN."""
-    return np.unique(cells(ra_deg, dec_deg, CELL_ORDER))
+    found = np.empty(len(ra_deg), np.int64)
+    for start in range(0, len(ra_deg), ROWS_AT_A_TIME):
+        piece = slice(start, start + ROWS_AT_A_TIME)
+        found[piece] = cells(ra_deg[piece], dec_deg[piece], CELL_ORDER)
+    # In place: np.unique of millions of integers builds a table of several times their size.
+    found.sort()
+    first: NDArray[np.bool_] = np.append(True, found[1:] != found[:-1])[: len(found)]
+    return np.compress(first, found)
 
 
 def known_cells(groups: dict[str, NDArray[np.int64]]) -> dict[str, tuple[int, ...]] | None:

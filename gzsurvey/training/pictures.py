@@ -85,7 +85,7 @@ def _from_store(labels: Labels, store: Store, preparation: Preparation, out: Pat
     found = rows_by_id(labels, store) if labels.ids is not None else _rows_by_position(labels, store)
     labels, kept = _matched(labels, found >= 0, store.path, out)
     rows = found[kept]
-    ra, dec = (store.numbers(name)[rows] for name in ("ra", "dec"))
+    ra, dec = (store.numbers(name, rows) for name in ("ra", "dec"))
     placed = Labels(labels.where, labels.ids, labels.images, ra, dec, labels.classes, labels.target, labels.weight)
     mapped = _open_images(out, len(rows), preparation.image_size)
     for start in range(0, len(rows), 1024):

@@ -353,7 +353,7 @@ class Pretraining:
             ),
             "training_ranges": describe.training_ranges(self.store, chosen.voted),
             "training_cells": describe.training_cells(
-                self.store, chosen.voted, np.setdiff1d(chosen.training, chosen.voted)
+                self.store, chosen.voted, np.setdiff1d(chosen.training, chosen.voted, assume_unique=True)
             ),
             "thumbnails": describe.thumbnails(self.store.images(shown)),
         }

@@ -47,6 +47,62 @@ def test_weights_that_could_hold_code_are_refused(tmp_path: Path, tiny: str) -> 
         create_encoder(str(tmp_path / "encoder"))
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's own cache on disk, holding what was downloaded before; nothing else can be reached."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def downloaded(hub: Path, repository: str, tiny: str) -> torch.nn.Module:
+    folder = hub / f"models--{repository.replace('/', '--')}"
+    revision = "0" * 40
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision)
+    (folder / "snapshots").mkdir()
+    return hub_folder(folder / "snapshots" / revision, tiny)
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "pretrained"),
+    [
+        ("hf_hub:zoo/galaxies", "zoo/galaxies", False),
+        ("hf-hub:zoo/galaxies", "zoo/galaxies", False),
+        ("test_resnet", "timm/test_resnet.r160_in1k", True),
+    ],
+)
+def test_weights_of_the_hub_and_of_timm_come_through_the_hubs_cache(
+    hub: Path, tiny: str, name: str, repository: str, pretrained: bool
+) -> None:
+    saved = downloaded(hub, repository, tiny)
+    loaded = create_encoder(name, pretrained=pretrained)
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
+    assert architecture(loaded) == tiny
+
+
+def test_a_repository_without_safe_weights_is_refused(hub: Path, tiny: str) -> None:
+    downloaded(hub, "zoo/pickled", tiny)
+    (weights,) = hub.rglob("model.safetensors")
+    torch.save({}, weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    with pytest.raises(RecipeError, match="other formats are not read, as they can hold code"):
+        create_encoder("hf_hub:zoo/pickled")
+    with pytest.raises(RecipeError, match="hf_hub:zoo/absent: cannot be fetched") as caught:
+        create_encoder("hf_hub:zoo/absent")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_under_the_name_of_safe_weights_is_not_opened(tmp_path: Path, tiny: str) -> None:
+    encoder = hub_folder(tmp_path / "encoder", tiny)
+    torch.save(encoder.state_dict(), tmp_path / "encoder" / "model.safetensors")
+    with pytest.raises(RecipeError, match=r"encoder: its model\.safetensors is damaged or of another format") as caught:
+        create_encoder(str(tmp_path / "encoder"))
+    assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_name_is_one_line() -> None:
     with pytest.raises(RecipeError, match="resnet1000") as caught:
         create_encoder("resnet1000")
@@ -67,3 +123,4 @@ def test_depths_rise_from_the_image_to_the_embedding(tiny: str) -> None:
 def test_published_weights_are_fetched_in_a_safe_format() -> None:
     encoder = create_encoder("hf_hub:timm/test_resnet.r160_in1k")
     assert architecture(encoder) == "test_resnet"
+    assert architecture(create_encoder("test_resnet", pretrained=True)) == "test_resnet"

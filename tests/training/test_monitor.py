@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -97,7 +96,6 @@ TRACKED = RECIPE.model_copy(update={"trackers": ("tensorboard",)})
 
 
 def test_tensorboard_holds_what_the_log_holds(store_path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out = pretrain(TRACKED, store_path, tmp_path / "out", "cpu")
@@ -115,7 +113,6 @@ def test_tensorboard_holds_what_the_log_holds(store_path: Path, tmp_path: Path) 
 def test_without_tensorboard_the_extra_is_named(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if importlib.util.find_spec("tensorboard") is not None:
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TrainingError, match=r"pip install 'gzsurvey\[tensorboard\]'"):
         pretrain(TRACKED, store_path, tmp_path / "out", "cpu")
