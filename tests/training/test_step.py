@@ -74,7 +74,7 @@ def test_dropout_of_a_part_is_that_of_its_whole_batch() -> None:
             torch.manual_seed(1)
             parts.append(layer(x[start : start + 4]))
         assert torch.equal(torch.cat(parts), whole)
-        assert set(whole.unique().tolist()) == {0.0, pytest.approx(1 / 0.6)}
+        assert whole.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
         assert torch.equal(layer.eval()(x[:4]), x[:4])
         assert (whole == whole[:, :1]).all() == galaxies
 
@@ -134,9 +134,9 @@ def test_the_optimiser_is_fused_and_filters_are_channels_last(store: Store, tmp_
     seen = []
     convolutions = [m for m in made.model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1)]
     for convolution in convolutions:
-        convolution.register_forward_hook(lambda _module, inputs, output: seen.extend([inputs[0], output]))
+        convolution.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     made.step(first_batch(made))
-    assert len(seen) >= 4 * len(convolutions) > 0
+    assert len(seen) == 2 * len(convolutions) > 0
     weights = [convolution.weight for convolution in convolutions]
     # Where a side is 1 both orders are the same; the others tell.
     told = [t for t in [*seen, *weights] if min(t.shape[1:]) > 1]
