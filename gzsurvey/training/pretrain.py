@@ -27,6 +27,7 @@ from gzsurvey.model.network import Network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import describe, job
+from gzsurvey.training.allocator import freed_memory_kept
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
 from gzsurvey.training.data import Batch, Order, as_input, batches, labelled_rows, seed_of
@@ -113,7 +114,7 @@ class Pretraining:
         steps = range(self.progress.step, self.steps)
         if self._out_of_patience():
             steps = range(0)
-        with job.interruptible() as interruption:
+        with freed_memory_kept(self.device), job.interruptible() as interruption:
             for batch in batches(self.store, self.order, steps, self.device.type == "cuda"):
                 self.step(batch)
                 shown.advance(self.order.batch_size, self._note())
