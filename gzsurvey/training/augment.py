@@ -120,27 +120,31 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
 
 
 def move(images: Tensor, draws: Draws) -> Tensor:
-    """Rotate, crop and resize in one bilinear resampling, then flip.
+    """Rotate, crop, resize and flip in one bilinear resampling.
 
     A pixel ``(u, v)`` of the view, from -1 to 1, is taken from ``R(angle) (centre + half * (u, v))``
-    of the image. Flips then reorder pixels, so that a flipped view holds the same numbers.
+    of the image. A flip changes the sign of `u` or `v`, and the pixels lie symmetrically around 0, so
+    that a flipped view holds the same numbers.
     """
-    size = draws.half
+    across, down = draws.half.where(~draws.flipped, -draws.half).unbind(dim=1)
     cos, sin = torch.cos(draws.angle), torch.sin(draws.angle)
     x, y = draws.centre.unbind(dim=1)
     theta = torch.stack(
         [
-            torch.stack([cos * size[:, 0], -sin * size[:, 1], cos * x - sin * y], dim=1),
-            torch.stack([sin * size[:, 0], cos * size[:, 1], sin * x + cos * y], dim=1),
+            torch.stack([cos * across, -sin * down, cos * x - sin * y], dim=1),
+            torch.stack([sin * across, cos * down, sin * x + cos * y], dim=1),
         ],
         dim=1,
     )
-    grid = nn.functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    views = nn.functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    for axis, dim in enumerate((3, 2)):
-        flipped = draws.flipped[:, axis].to(images.device).view(-1, 1, 1, 1)
-        views = torch.where(flipped, views.flip(dim), views)
-    return views
+    grid = _grid(theta.to(images.device), images.shape[-1])
+    return nn.functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _grid(theta: Tensor, size: int) -> Tensor:
+    """Say where each pixel of a view is taken from, (N, S, S, 2); as `affine_grid`, without its matrix product."""
+    steps = (torch.arange(size, device=theta.device) * 2 + (1 - size)) / size
+    along, down, shift = theta.view(-1, 1, 1, 2, 3).unbind(dim=-1)
+    return torch.addcmul(down * steps.view(-1, 1, 1) + shift, along, steps.view(-1, 1))
 
 
 def change_colours(images: Tensor, draws: Draws) -> Tensor:
@@ -155,10 +159,9 @@ def change_colours(images: Tensor, draws: Draws) -> Tensor:
             if len(rows):
                 factor = draws.factors[rows, change].to(images.device).view(-1, 1, 1, 1)
                 rows = rows.to(images.device)
-                out[rows] = _CHANGES[change](out[rows], factor)
+                out.index_copy_(0, rows, _CHANGES[change](out.index_select(0, rows), factor))
     rows = torch.nonzero(draws.grey).flatten().to(images.device)
-    out[rows] = _luma(out[rows]).expand(-1, 3, -1, -1)
-    return out
+    return out.index_copy_(0, rows, _luma(out.index_select(0, rows)).expand(-1, 3, -1, -1))
 
 
 def blur(images: Tensor, draws: Draws) -> Tensor:
@@ -189,16 +192,16 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.unbind(dim=1)
-    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
+    red, green, blue = images.split(1, dim=1)
+    return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (factor * images + (1.0 - factor) * other).clamp(0.0, 1.0)
+    return torch.lerp(other.expand_as(images), images, factor.expand_as(images)).clamp_(0.0, 1.0)
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp(0.0, 1.0)
+    return (images * factor).clamp_(0.0, 1.0)
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -211,21 +214,19 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the colour circle by a share of it, in HSV."""
-    value, _ = images.max(dim=1, keepdim=True)
-    least, _ = images.min(dim=1, keepdim=True)
-    chroma = value - least
-    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
-    safe = torch.where(chroma > 0, chroma, 1.0)
-    sector = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
-    )
-    turned = sector + 6.0 * shift
-    # Each plane is value - chroma * clamp(min(k, 4 - k), 0, 1) with k its distance on the circle, in sectors.
-    start = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
-    k = torch.remainder(start + turned, 6.0)
-    return value - chroma * torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
+    red, green, blue = images.split(1, dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # Products with 0 and 1 rather than `where`, which torch does not vectorise on a CPU.
+    is_red = (value == red).to(images.dtype)
+    is_green = (value == green).to(images.dtype) * (1.0 - is_red)
+    is_blue = 1.0 - is_red - is_green
+    ahead = (is_red * (green - blue)).addcmul_(is_green, blue - red).addcmul_(is_blue, red - green)
+    sector = ahead.div_(chroma.clamp(min=1e-12)).add_(is_green, alpha=2.0).add_(is_blue, alpha=4.0).add_(6.0 * shift)
+    sector.sub_(torch.floor(sector / 6.0), alpha=6.0)
+    # Each plane is value - chroma * clamp(d - 1, 0, 1) with d its distance on the circle, in sectors.
+    planes = [(sector - 3.0).abs_().neg_().add_(3.0), (sector - 2.0).abs_(), (sector - 4.0).abs_()]
+    return torch.cat([value - chroma * (d - 1.0).clamp_(0.0, 1.0) for d in planes], dim=1)
 
 
 _CHANGES = {_BRIGHTNESS: _brightness, _CONTRAST: _contrast, _SATURATION: _saturation, _HUE: _hue}

@@ -29,6 +29,7 @@ from gzsurvey.model.network import Network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import describe, job, precision
+from gzsurvey.training.allocator import freed_memory_kept
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
 from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, seed_of
@@ -164,7 +165,8 @@ class Pretraining:
         if self._out_of_patience():
             steps = range(0)
         mine = Part(self.order, self.world)
-        with job.interruptible(1 if self.world.size == 1 else math.inf) as interruption:
+        patience = 1 if self.world.size == 1 else math.inf
+        with freed_memory_kept(self.device), job.interruptible(patience) as interruption:
             for batch in self.waiting.watch(batches(self.store, mine, steps, self.device.type == "cuda")):
                 with self.world.alike():
                     self.step(batch)

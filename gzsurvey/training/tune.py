@@ -24,6 +24,7 @@ from gzsurvey.model.network import ClassesLayer, Network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.training import job
+from gzsurvey.training.allocator import freed_memory_kept
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
 from gzsurvey.training.data import Order, as_input, read_ahead, seed_of
@@ -72,7 +73,7 @@ class Tuning:
         total = recipe.epochs * epoch_steps
         shown = Progress(f"finetune ({recipe.task})", total * order.batch_size, "galaxies")
         shown.done = self.progress.step * order.batch_size
-        with job.interruptible() as interruption:
+        with freed_memory_kept(self.device), job.interruptible() as interruption:
             for step, rows in read_ahead(_steps(order, range(self.progress.step, total))):
                 self._step(step, total, training, rows)
                 shown.advance(order.batch_size)
