@@ -28,15 +28,15 @@ from gzsurvey.training.pretrain import Pretraining, pretrain, refuse_unequal_par
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-# One step an epoch, so that every step is logged. Adam makes full steps of gradients that are 0 but for rounding
-# (the projector's bias: batch norm follows it): one process whose pixels are disturbed by 1e-7 leaves its own curve
-# by 4e-3 in 20 steps at a learning rate of 1e-3. So: small steps, a slow target.
+# Adam makes full steps of gradients that are 0 but for rounding (the projector's bias, which batch norm cancels): one
+# process whose pixels are disturbed by 1e-7 leaves its own curve by 4e-3 in 20 steps at a learning rate of 1e-3. So:
+# small steps, a slow target.
 RECIPE = {
     "encoder": {"name": "test_resnet"},
-    "batch_size": 72,
+    "batch_size": 36,
     "steps": 20,
     "patience": None,
-    "optimiser": {"learning_rate": 1e-5},
+    "optimiser": {"learning_rate": 3e-5},
     "byol": {"hidden": 32, "projection": 16, "tau": 0.999},
 }
 
@@ -90,10 +90,12 @@ def together(recipe: Path, store_path: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def assert_same_curve(out: Path, other: Path) -> None:
-    assert [r["step"] for r in records(out)] == [r["step"] for r in records(other)] == list(range(1, 21))
+    assert [r["step"] for r in records(out)] == [r["step"] for r in records(other)] == list(range(2, 21, 2))
     for ours, theirs in zip(records(out), records(other), strict=True):
         for name in ("contrastive", "supervised", "validation_votes", "spread", "labelled"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (ours["step"], name)
+            # The contrastive loss passes through 0; what it measures from its optimum, -1, does not.
+            start = 1.0 if name == "contrastive" else 0.0
+            assert start + ours[name] == pytest.approx(start + theirs[name], rel=1e-4), (ours["step"], name)
 
 
 def test_two_processes_give_the_loss_curve_of_one(
@@ -102,7 +104,7 @@ def test_two_processes_give_the_loss_curve_of_one(
     out, stdout, stderr = together
     assert_same_curve(out, alone)
     assert stdout == f"{out}\n"
-    assert stderr.count("100% 1,440/1,440 galaxies") == 1
+    assert stderr.count("100% 720/720 galaxies") == 1
     assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()}
     ours, theirs = (read_tensors(folder / "last-training.safetensors") for folder in (out, alone))
     assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
@@ -146,7 +148,7 @@ def stop_when(run: subprocess.Popen[str], out: Path, enough: int, stop: Callable
         said = run.communicate(timeout=240)
     finally:
         run.terminate()
-    assert 0 < len(records(out)) < 20, said
+    assert 0 < len(records(out)) < 10, said
     return said
 
 
