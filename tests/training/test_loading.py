@@ -135,7 +135,7 @@ def peak_mib(store: Path, out: Path, sampling: str) -> float:
 
 @pytest.mark.slow
 def test_memory_is_the_same_for_two_million_galaxies(tmp_path: Path) -> None:
-    """But for row numbers, their permutations and positions: under 100 bytes a galaxy, where one image has 3,072."""
+    """But for row numbers, their permutations and positions: about 100 bytes a galaxy, where one image has 3,072."""
     small = write_big_store(tmp_path / "small", galaxies=8_192, size=32)
     large = write_big_store(tmp_path / "large", galaxies=2_000_000, size=32)
     files = [file.stat() for file in large.rglob("*") if file.is_file()]
