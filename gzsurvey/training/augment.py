@@ -155,7 +155,7 @@ def change_colours(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.chunk(3, dim=1)
     return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
@@ -177,7 +177,7 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the colour circle by a share of it, in HSV."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.chunk(3, dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     # Products with 0 and 1 rather than `where`, which torch does not vectorise on a CPU.
