@@ -30,11 +30,21 @@ def import_timm() -> ModuleType:
     module
         `timm`.
     """
+    declare_missing_operators()
+    return importlib.import_module("timm")
+
+
+def declare_missing_operators() -> None:
+    """Make `torchvision` importable beside a CPU build of torch; elsewhere nothing is missing."""
     import torch
 
-    if torch.version.cuda is None:
-        _declare(missing_operators())
-    return importlib.import_module("timm")
+    names = missing_operators() if torch.version.cuda is None else ()
+    if not names:
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name in names:
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    _DECLARED.append(library)
 
 
 def missing_operators() -> tuple[str, ...]:
@@ -68,14 +78,3 @@ def _compiled_library_loads(folder: Path) -> bool:
             return False
         return True
     return False
-
-
-def _declare(names: tuple[str, ...]) -> None:
-    import torch
-
-    if not names:
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for name in names:
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _DECLARED.append(library)

@@ -192,7 +192,7 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
 
 
 def _luma(images: Tensor) -> Tensor:
-    red, green, blue = (images[:, band : band + 1] for band in range(3))
+    red, green, blue = images.chunk(3, dim=1)
     return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
@@ -214,7 +214,7 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the colour circle by a share of it, in HSV."""
-    red, green, blue = (images[:, band : band + 1] for band in range(3))
+    red, green, blue = images.chunk(3, dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     # Products with 0 and 1 rather than `where`, which torch does not vectorise on a CPU.

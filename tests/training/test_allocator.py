@@ -63,11 +63,11 @@ from pathlib import Path
 from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import job, pretrain
 
-seen, take_step = [], job.take_step
+seen, descend = [], job.descend
 def counted(*arguments):
     seen.append(faults())
-    return take_step(*arguments)
-job.take_step = counted
+    return descend(*arguments)
+job.descend = counted
 
 recipe = PretrainRecipe.model_validate({{"encoder": {{"name": "test_resnet"}}, "batch_size": 16, "steps": 2}})
 print(faults())
