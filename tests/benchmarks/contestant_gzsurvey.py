@@ -37,17 +37,19 @@ def end_to_end(training: Pretraining) -> Step:
 def bound(training: Pretraining) -> Step:
     """Forwards and backwards of both views, target, its moving average, optimiser; nothing else."""
     batch = next(batches(training.store, training.order, range(1))).to(training.device)
-    views, model, optimiser = training._views(batch), training.model, training.optimiser
+    views, model, optimiser = training._views(batch, slice(None)), training.model, training.optimiser
 
     def step() -> None:
         model.before_step(0.99)
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.bfloat16):
+        with torch.autocast(training.device.type, training.type, enabled=training.type is not torch.float32):
             embeddings = [model.network.encoder(view) for view in views]
             projections = model.byol.projector(embeddings[0]), model.byol.projector(embeddings[1])
-            loss = model.byol.loss(projections, (model.byol.target(views[0]), model.byol.target(views[1])))
+            targets = model.byol.target(views[0]), model.byol.target(views[1])
+            terms = {"contrastive": model.byol.loss(projections, targets)}
             if isinstance(model, HybridModel):
                 concentrations = model.network.heads["concentration"](embeddings[0])
-                loss = combine(loss, votes_loss(batch.votes, concentrations, model.table)[0], model.recipe)
+                terms["supervised"] = votes_loss(batch.votes, concentrations, model.table)[0]
+            loss = combine(terms, model.pulls(terms))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -65,8 +67,7 @@ def flops(step: Step) -> int:
 def matrix_rate(training: Pretraining) -> float:
     """Floating-point operations per second of a large matrix product in the precision of the training."""
     side = 8192 if training.device.type == "cuda" else 1024
-    kind = torch.bfloat16 if training.bfloat16 else torch.float32
-    a = torch.ones((side, side), device=training.device, dtype=kind)
+    a = torch.ones((side, side), device=training.device, dtype=training.type)
     rates = []
     for _ in range(10):
         wait(training.device)
