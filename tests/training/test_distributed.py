@@ -98,6 +98,7 @@ def assert_same_curve(out: Path, other: Path) -> None:
             assert start + ours[name] == pytest.approx(start + theirs[name], rel=1e-4), (ours["step"], name)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_curve_of_one(
     together: tuple[Path, str, str], alone: Path, store_path: Path, tmp_path: Path
 ) -> None:
