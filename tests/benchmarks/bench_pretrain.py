@@ -62,6 +62,8 @@ class Settings:
     device: str = "cpu"
     threads: int = 2
     lightly_workers: int = 0
+    clock: str = "seconds"
+    """``seconds`` by the wall, or ``cpu_seconds`` where other programs take the cores away."""
 
     def recipe(self) -> PretrainRecipe:
         """Ours: the shipped defaults but for encoder, batch and approach."""
@@ -152,9 +154,9 @@ def play(contestants: dict[str, Contestant], steps: int, seconds: float) -> Turn
             return turns
 
 
-def rates(turns: Turns, name: str, batch_size: int) -> list[float]:
+def rates(turns: Turns, name: str, settings: Settings) -> list[float]:
     """Images per second of each turn."""
-    return [turn["steps"] * batch_size / turn["seconds"] for turn in turns[name]]
+    return [turn["steps"] * settings.batch_size / turn[settings.clock] for turn in turns[name]]
 
 
 def shown(values: Sequence[float], digits: int) -> str:
@@ -172,7 +174,7 @@ def lightly_table(turns: Turns, settings: Settings) -> str:
     """Ours, the bound and lightly, with the C library's allocator as it is and with freed memory kept."""
 
     def rate(side: str, memory: str) -> list[float]:
-        return rates(turns, f"{side} {memory}", settings.batch_size)
+        return rates(turns, f"{side} {memory}", settings)
 
     def faults(side: str, memory: str) -> list[float]:
         return [turn["faults"] / turn["steps"] / settings.batch_size for turn in turns[f"{side} {memory}"]]
@@ -186,8 +188,9 @@ def lightly_table(turns: Turns, settings: Settings) -> str:
     sides = {"end_to_end": f"gzsurvey, {settings.approach}, end to end", "bound": "the bound: networks alone"}
     if f"lightly {AS_IS}" in turns:
         sides["lightly"] = "lightly's BYOL, end to end"
+    unit = "images/s" if settings.clock == "seconds" else "images per CPU second"
     lines = ["| median [range] | allocator as it is | freed memory kept |", "|---|---|---|"]
-    lines += [row(f"{text}, images/s", lambda m, s=s: shown(rate(s, m), 1)) for s, text in sides.items()]
+    lines += [row(f"{text}, {unit}", lambda m, s=s: shown(rate(s, m), 1)) for s, text in sides.items()]
     lines.append(row("gzsurvey / bound", lambda m: shown(ratios(rate("end_to_end", m), rate("bound", m)), 2)))
     if "lightly" in sides:
         lines.append(row("gzsurvey / lightly", lambda m: shown(ratios(rate("end_to_end", m), rate("lightly", m)), 2)))
@@ -207,7 +210,7 @@ def encoders_header() -> list[str]:
 
 def encoders_row(turns: Turns, settings: Settings, bound: dict[str, Any]) -> str:
     """One encoder at one size; the share is that of the end-to-end step."""
-    whole, alone = (rates(turns, side, settings.batch_size) for side in ("end_to_end", "bound"))
+    whole, alone = (rates(turns, side, settings) for side in ("end_to_end", "bound"))
     share = [rate / settings.batch_size * bound["flops"] / bound["matrix_rate"] for rate in whole]
     cells = (shown(whole, 1), shown(alone, 1), shown(ratios(whole, alone), 2), shown(share, 3))
     return f"| {settings.encoder} | {settings.size_px} | {' | '.join(cells)} |"
@@ -253,9 +256,15 @@ def of_encoders(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def settings_of(options: argparse.Namespace, encoder: str, size_px: int) -> Settings:
-    approach = "contrastive" if options.catalogue is None else "hybrid"
     return Settings(
-        encoder, size_px, options.batch_size, approach, options.device, options.threads, options.lightly_workers
+        encoder=encoder,
+        size_px=size_px,
+        batch_size=options.batch_size,
+        approach="contrastive" if options.catalogue is None else "hybrid",
+        device=options.device,
+        threads=options.threads,
+        lightly_workers=options.lightly_workers,
+        clock=options.clock,
     )
 
 
@@ -274,6 +283,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, default=2, help="of one turn")
     parser.add_argument("--minutes", type=float, default=6.0, help="for the rounds; three are run in any case")
+    parser.add_argument("--clock", choices=("seconds", "cpu_seconds"), default="seconds")
     parser.add_argument("--short", action="store_true", help="try everything on tiny settings; measures nothing")
     options = parser.parse_args(arguments)
     if options.short:

@@ -11,7 +11,6 @@ import sys
 from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from turns import take_turns
@@ -24,7 +23,9 @@ def make_torchvision_importable() -> None:
     spec = importlib.util.spec_from_file_location("timm_import", TIMM_IMPORT)
     assert spec is not None
     assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
+    # torch forgets what was declared once the module is gone.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     module.declare_missing_operators()
 

@@ -26,6 +26,7 @@ def measure(step: Callable[[], object], wait: Callable[[], object], steps: int) 
     return {
         "steps": steps,
         "seconds": seconds,
+        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "faults": after.ru_minflt - before.ru_minflt,
         "peak_mb": after.ru_maxrss / 1024,
     }

@@ -1,0 +1,96 @@
+"""The benchmarks' own parts, run once; what they measure here means nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import bench_pretrain as bench
+import contestant_gzsurvey as contestant
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from turns import measure
+
+from gzsurvey.dataset.store import Store
+from gzsurvey.training.pretrain import Pretraining
+
+SETTINGS = bench.Settings(encoder="test_resnet", size_px=32, batch_size=8, approach="contrastive", threads=1)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 40, 40, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return bench.make_store(pictures, None, SETTINGS.size_px, 20, tmp_path_factory.mktemp("benchmark") / "store")
+
+
+def test_whole_steps_and_the_bound_compute_the_same(store: Store, tmp_path: Path) -> None:
+    turns, weights = {}, {}
+    for side in ("end_to_end", "bound"):
+        training = Pretraining(SETTINGS.recipe(), store, tmp_path, torch.device("cpu"))
+        step = getattr(contestant, side)(training)
+        turns[side] = [measure(step, lambda: None, 1)]
+        weights[side] = [parameter.detach().clone() for parameter in training.model.parameters()]
+    assert all(torch.equal(ours, alone) for ours, alone in zip(*weights.values(), strict=True))
+    about = {"flops": contestant.flops(step), "matrix_rate": contestant.matrix_rate(training)}
+    assert about["flops"] > 1e6 * SETTINGS.batch_size
+    cells = bench.encoders_row(turns, SETTINGS, about).split("|")
+    assert len(cells) == len(bench.encoders_header()[0].split("|"))
+    rate = SETTINGS.batch_size / turns["bound"][0]["seconds"]
+    assert cells[4].strip() == f"{rate:.1f} [{rate:.1f}, {rate:.1f}]"
+
+
+def test_lightly_gets_the_pictures_that_train(store: Store, tmp_path: Path) -> None:
+    folder = bench.write_pictures(store, tmp_path / "pictures")
+    rows = store.rows("train")
+    assert {int(path.stem) for path in folder.iterdir()} == set(rows)
+    assert np.array_equal(np.asarray(Image.open(folder / f"{rows[0]}.png")), store.images(rows[:1])[0])
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    def turns(seconds: tuple[float, ...]) -> list[dict[str, float]]:
+        return [{"steps": 1, "seconds": s, "cpu_seconds": s, "faults": 80, "peak_mb": 900} for s in seconds]
+
+    fast, slow = turns((1.0, 4.0, 1.0)), turns((2.0, 8.0, 2.0))
+    found = {f"{side} {memory}": fast for side in ("end_to_end", "bound") for memory in (bench.AS_IS, bench.KEPT)}
+    found |= {f"lightly {memory}": slow for memory in (bench.AS_IS, bench.KEPT)}
+    lines = bench.lightly_table(found, SETTINGS).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| gzsurvey / lightly | 2.00 [2.00, 2.00] | 2.00 [2.00, 2.00] |" in lines
+    assert "| lightly's BYOL, end to end, images/s | 4.0 [1.0, 4.0] | 4.0 [1.0, 4.0] |" in lines
+    assert "| gzsurvey, page faults per image | 10 [10, 10] | 10 [10, 10] |" in lines
+
+
+def test_rounds_go_on_while_they_fit() -> None:
+    class Still(bench.Contestant):
+        def __init__(self) -> None:
+            self.turns = 0
+
+        def turn(self, steps: int) -> dict[str, float]:
+            self.turns += 1
+            return {"steps": steps}
+
+    contestants = {"a": Still(), "b": Still()}
+    turns = bench.play(contestants, 2, 0.0)
+    assert [len(turns[name]) for name in "ab"] == [bench.LEAST_ROUNDS] * 2
+
+
+@pytest.mark.peers
+def test_against_lightly(shared_data: Path) -> None:
+    python = os.environ.get("LIGHTLY_PYTHON")
+    if not python:
+        pytest.skip("LIGHTLY_PYTHON names no interpreter that has lightly")
+    sky = shared_data / "gz2_sdss"
+    table = bench.main(
+        [str(sky / "images.zip"), "--catalogue", str(sky / "catalogue.csv"), "--lightly-python", python, "--short"]
+    )
+    assert re.search(r"\| gzsurvey / lightly \| [\d.]+ \[", table)
