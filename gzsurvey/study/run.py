@@ -123,11 +123,15 @@ def _fill(recipe: StudyRecipe, tasks: dict[str, Task], out: Path, device: str, w
     every = list(cells(recipe, tasks))
     pretrained = [cell for cell in every if cell.arm in PRETRAINED]
     scratch = [cell for cell in every if cell.arm not in PRETRAINED]
-    arms = [arm for arm in ("hybrid", "contrastive", "supervised") if arm in recipe.arms]
+    arms = [arm for arm in PRETRAINED if arm in recipe.arms]
     first: list[Job] = [
         (work.pretrain_arm, (recipe, out, arm, p, device)) for p in range(recipe.pretraining_seeds) for arm in arms
     ]
-    with _pool(workers) as run:
+    Progress.say(
+        f"study ({recipe.name}): {len(first)} pretrainings, {len(every)} cells, {workers} side by side; "
+        f"{out}/pretrained/*/metrics.jsonl say how far a pretraining is"
+    )
+    with _Pool(workers) as run:
         run("pretrain", [*first, *_embeddings(recipe, scratch, out, device)])
         run("embed", list(_embeddings(recipe, pretrained, out, device)))
         run("cells", [(work.fill_cell, (recipe, out, cell, device)) for cell in (*scratch, *pretrained)])
@@ -138,7 +142,7 @@ def _embeddings(recipe: StudyRecipe, some: Sequence[Cell], out: Path, device: st
     return ((work.embed_task, (recipe, out, task, encoder, device)) for task, encoder in frozen)
 
 
-class _pool:  # noqa: N801 (used as a context manager)
+class _Pool:
     """Worker processes; those at work are asked to stop when this one is."""
 
     def __init__(self, workers: int) -> None:

@@ -87,6 +87,8 @@ def _prepare(task: TaskRecipe, root: Path, store: Store, own: Path) -> None:
         pool, test = _equal(target, pool), _equal(target, test)
     kept = np.union1d(pool, test)
     _write_images(parts, kept, own)
+    for part in own.glob("*/images.npy"):
+        part.unlink()
     place = np.full(len(target), -1)
     place[kept] = np.arange(len(kept))
     names = [part.labels.ids for part in parts]
