@@ -191,6 +191,7 @@ def test_equal_inputs_in_other_folders_give_equal_hashes(tmp_path: Path) -> None
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_chunk_not_by_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storing, "ROWS_PER_CHUNK", 128)
     names = [f"{i:05d}" for i in range(5000)]

@@ -37,6 +37,7 @@ def run(code: str) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_a_large_block_costs_its_page_faults_once_unless_the_user_decides() -> None:
     code = """
 print(faults())
@@ -57,7 +58,7 @@ print(resident_mib())
     assert held - left > 60
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_on_a_cpu_keeps_its_memory(store_path: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path

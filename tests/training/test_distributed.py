@@ -118,6 +118,7 @@ def test_two_processes_give_the_loss_curve_of_one(
     assert load_network(out / "best.safetensors")[1].embedding_reference is not None
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_and_the_batch_norms_of_one(store_path: Path, tmp_path: Path) -> None:
     script, results, port = Path(two_processes.__file__), tmp_path / "results.safetensors", str(free_port())
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -153,7 +154,7 @@ def stop_when(run: subprocess.Popen[str], out: Path, enough: int, stop: Callable
     return said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sigterm_to_one_process_saves_and_both_resume(
     recipe: Path, store_path: Path, together: tuple[Path, str, str], alone: Path, tmp_path: Path
 ) -> None:
@@ -176,7 +177,7 @@ def test_sigterm_to_one_process_saves_and_both_resume(
     assert_same_curve(finished_alone, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_takes_the_others_with_it(recipe: Path, store_path: Path, tmp_path: Path) -> None:
     run = torchrun(recipe, store_path, tmp_path / "out")
     _, said = stop_when(run, tmp_path / "out", 1, lambda: psutil.Process(run.pid).children()[1].kill())

@@ -133,7 +133,7 @@ def peak_mib(store: Path, out: Path, sampling: str) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_the_same_for_two_million_galaxies(tmp_path: Path) -> None:
     """But for row numbers, their permutations and positions: about 100 bytes a galaxy, where one image has 3,072."""
     small = write_big_store(tmp_path / "small", galaxies=8_192, size=32)

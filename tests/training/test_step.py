@@ -152,7 +152,7 @@ def test_compiling_without_a_compiler_is_one_line(
         training(store, tmp_path, compile="online")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_encoder_computes_the_same(store: Store, tmp_path: Path) -> None:
     plain, compiled = (
         training(store, tmp_path, compile=how, encoder={"name": "test_resnet"}) for how in ("none", "online")
