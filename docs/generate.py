@@ -26,7 +26,9 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
         training.HybridRecipe, training.AugmentationRecipe, training.GuardRecipe,
     ),
     "finetune": (training.FinetuneRecipe,),
-    "study": (study.StudyRecipe, study.DatasetOfStudy, study.TaskRecipe, study.LabelsRecipe, study.Cut),
+    "study": (
+        study.StudyRecipe, study.VariantRecipe, study.DatasetOfStudy, study.TaskRecipe, study.LabelsRecipe, study.Cut,
+    ),
     "classify and plan": (survey.SurveyRecipe,),
     "cluster profiles": (cluster.ClusterProfile,),
     "demo": (demo.DemoRecipe, demo.DemoSky, demo.DemoChecks),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from gzsurvey.recipes.base import Section, load
+from gzsurvey.recipes.base import Section, load, parse
 from gzsurvey.recipes.training import FinetuneRecipe, PretrainRecipe
 from gzsurvey.resources import RECIPES, find
 
 Arm = Literal["pixels", "random", "direct", "contrastive", "supervised", "hybrid"]
+Approach = Literal["contrastive", "supervised", "hybrid"]
+VariantName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 Count = Annotated[int, Field(ge=4)] | Literal["all"]
 
 
@@ -76,6 +79,14 @@ class DatasetOfStudy(Section):
     """Sources of the recipe whose galaxies train nothing, because a task tests on them."""
 
 
+class VariantRecipe(Section):
+    """One more pretrained arm, which differs in something from the others."""
+
+    approach: Approach = "hybrid"
+    changes: Annotated[dict[str, Any], Field(min_length=1)]
+    """To `pretrain`: ``section.key: value``."""
+
+
 class StudyRecipe(Section):
     """One study."""
 
@@ -93,7 +104,11 @@ class StudyRecipe(Section):
     )  # fmt: skip
     pretrain: PretrainRecipe
     """Of all pretrained arms; its `approach` is replaced."""
+    variants: dict[VariantName, VariantRecipe] = {}
+    """More pretrained arms, by name: what another weight or length of pretraining does."""
     pretraining_seeds: Annotated[int, Field(ge=1)] = 1
+    modes: Annotated[tuple[Literal["linear", "full"], ...], Field(min_length=1)] = ("linear", "full")
+    """How pretrained arms learn a task; of several, validation chooses."""
     linear: FinetuneRecipe
     full: FinetuneRecipe
     """Finetuning of pretrained encoders."""
@@ -115,6 +130,23 @@ class StudyRecipe(Section):
         if self.data is not None and self.dataset.recipe is None:
             raise ValueError("'data' is given, so 'dataset.recipe' must say how it becomes a store")
         return self
+
+    @model_validator(mode="after")
+    def _variants_can_be_trained(self) -> StudyRecipe:
+        taken = sorted(set(self.variants) & set(get_args(Arm)))
+        if taken:
+            raise ValueError(f"variant {taken[0]!r} has the name of an arm")
+        for name in self.variants:
+            self.pretraining(name)
+        return self
+
+    def pretraining(self, arm: str) -> PretrainRecipe:
+        """Return the recipe of a pretrained arm or variant."""
+        variant = self.variants.get(arm)
+        approach, changes = (arm, {}) if variant is None else (variant.approach, variant.changes)
+        content = self.pretrain.model_dump(mode="json") | {"approach": approach}
+        overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+        return parse(content, PretrainRecipe, f"variant {arm!r}", overrides)
 
 
 def load_study_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> StudyRecipe:

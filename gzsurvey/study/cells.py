@@ -16,10 +16,8 @@ from gzsurvey.study.tasks import Task
 
 PRETRAINED = ("hybrid", "contrastive", "supervised")
 """The slowest first, so that side by side they end soonest."""
-MODES = {"pixels": ("pixels",), "random": ("linear",), "direct": ("full",)} | dict.fromkeys(
-    PRETRAINED, ("linear", "full")
-)
-"""How each arm may learn a task; with several, validation galaxies choose."""
+SCRATCH_MODES = {"pixels": ("pixels",), "random": ("linear",), "direct": ("full",)}
+"""How an arm without pretraining learns a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +46,29 @@ class Cell:
         return f"random-s{self.seed}" if self.arm == "random" else f"{self.arm}-p{self.pretraining}"
 
 
+def arms(recipe: StudyRecipe) -> tuple[str, ...]:
+    """Return all arms, variants last."""
+    return (*recipe.arms, *recipe.variants)
+
+
+def pretrained_arms(recipe: StudyRecipe) -> tuple[str, ...]:
+    """Return the arms that are pretrained, in the order of their training."""
+    return (*(arm for arm in PRETRAINED if arm in recipe.arms), *recipe.variants)
+
+
+def modes(recipe: StudyRecipe, arm: str) -> tuple[str, ...]:
+    """Return how an arm may learn a task; with several, validation galaxies choose."""
+    return SCRATCH_MODES.get(arm, recipe.modes)
+
+
 def cells(recipe: StudyRecipe, tasks: dict[str, Task]) -> Iterator[Cell]:
     """Yield all cells, the small ones first."""
     for task in recipe.tasks:
         for labels in label_counts(task, tasks[task.name], recipe.seeds):
             for seed in range(recipe.seeds):
                 for fold in (None,) if task.folds is None else range(task.folds):
-                    for arm in recipe.arms:
-                        for pretraining in range(recipe.pretraining_seeds if arm in PRETRAINED else 1):
+                    for arm in arms(recipe):
+                        for pretraining in range(1 if arm in SCRATCH_MODES else recipe.pretraining_seeds):
                             yield Cell(task.name, arm, labels, seed, fold, pretraining)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gzsurvey.study.results import CHOSEN
-from gzsurvey.study.table import SHOWN, caption
+from gzsurvey.study.table import SHOWN, arms_of, caption
 
 STYLES = {
     "pixels": ("0.6", "v", ":"),
@@ -17,6 +17,8 @@ STYLES = {
     "hybrid": ("tab:green", "*", "-"),
 }
 """Colour, marker and line of each arm."""
+VARIANTS = ("tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "black")
+"""Colours of variants, in turn."""
 
 
 def draw_figure(results: dict[str, Any], path: Path) -> None:
@@ -47,13 +49,13 @@ def draw_figure(results: dict[str, Any], path: Path) -> None:
 
 def _panel(axes: Any, task: dict[str, Any], metric: str) -> None:
     counts = [int(n) for n in task["labels"]]
-    for place, (arm, (colour, marker, line)) in enumerate(STYLES.items()):
-        values = [at["arms"].get(f"{arm}/{CHOSEN}", {}).get(metric) for at in task["labels"].values()]
-        if None in values:
-            continue
+    arms = arms_of(task)
+    for place, arm in enumerate(arms):
+        colour, marker, line = STYLES.get(arm, (VARIANTS[place % len(VARIANTS)], ".", "--"))
+        values = [at["arms"][f"{arm}/{CHOSEN}"][metric] for at in task["labels"].values()]
         mean = [100 * value["mean"] for value in values]
         ends = [[100 * (v["mean"] - v["low"]) for v in values], [100 * (v["high"] - v["mean"]) for v in values]]
-        moved = [n * 1.03 ** (place - 2.5) for n in counts]
+        moved = [n * 1.03 ** (place - len(arms) / 2) for n in counts]
         axes.errorbar(moved, mean, yerr=ends, color=colour, marker=marker, ls=line, capsize=2, lw=1.2, label=arm)
     axes.set_xscale("log")
     axes.set_xticks(counts, [f"{n:,}" for n in counts])

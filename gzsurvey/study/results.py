@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.recipes.study import StudyRecipe
-from gzsurvey.study.cells import MODES, Cell, cells
+from gzsurvey.study.cells import Cell, arms, cells, modes
 from gzsurvey.study.intervals import METRICS, Draws, interval, resampled
 from gzsurvey.study.paths import StudyPaths
 from gzsurvey.study.tasks import Task
@@ -61,8 +61,8 @@ def collect_results(recipe: StudyRecipe, tasks: dict[str, Task], out: Path) -> d
 def _at(recipe: StudyRecipe, chosen: list[Cell], paths: StudyPaths) -> dict[str, Any]:
     """Summarise one number of labels."""
     measured: dict[str, dict[str, Any]] = {}
-    for arm in recipe.arms:
-        for mode in (*MODES[arm], CHOSEN):
+    for arm in arms(recipe):
+        for mode in (*modes(recipe, arm), CHOSEN):
             runs = list(_runs([c for c in chosen if c.arm == arm], mode, paths))
             # The same galaxies and seeds are drawn for all arms: differences are paired.
             draws = Draws.of(len(runs[0][1]), len(runs) // recipe.seeds, recipe.seeds, recipe.resamples, recipe.seed)
@@ -78,9 +78,9 @@ def _at(recipe: StudyRecipe, chosen: list[Cell], paths: StudyPaths) -> dict[str,
 
 def _comparisons(recipe: StudyRecipe) -> Iterator[tuple[str, str]]:
     if COMPARED in recipe.arms:
-        yield from ((COMPARED, arm) for arm in recipe.arms if arm != COMPARED)
+        yield from ((COMPARED, arm) for arm in arms(recipe) if arm != COMPARED)
     if BASELINE in recipe.arms:
-        yield from ((arm, BASELINE) for arm in recipe.arms if arm not in (COMPARED, BASELINE))
+        yield from ((arm, BASELINE) for arm in arms(recipe) if arm not in (COMPARED, BASELINE))
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

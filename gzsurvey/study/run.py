@@ -23,7 +23,7 @@ from gzsurvey.recipes.simulation import load_simulation_recipe
 from gzsurvey.recipes.study import StudyRecipe
 from gzsurvey.simulation import simulate
 from gzsurvey.study import work
-from gzsurvey.study.cells import MODES, PRETRAINED, Cell, cells
+from gzsurvey.study.cells import SCRATCH_MODES, Cell, cells, modes, pretrained_arms
 from gzsurvey.study.figure import draw_figure
 from gzsurvey.study.paths import StudyPaths
 from gzsurvey.study.results import collect_results
@@ -121,11 +121,12 @@ def _holding_out(recipe: DatasetRecipe, sources: Sequence[str]) -> DatasetRecipe
 def _fill(recipe: StudyRecipe, tasks: dict[str, Task], out: Path, device: str, workers: int) -> None:
     """Fill every cell: what needs no pretraining first beside the pretrainings, then the rest."""
     every = list(cells(recipe, tasks))
-    pretrained = [cell for cell in every if cell.arm in PRETRAINED]
-    scratch = [cell for cell in every if cell.arm not in PRETRAINED]
-    arms = [arm for arm in PRETRAINED if arm in recipe.arms]
+    pretrained = [cell for cell in every if cell.arm not in SCRATCH_MODES]
+    scratch = [cell for cell in every if cell.arm in SCRATCH_MODES]
     first: list[Job] = [
-        (work.pretrain_arm, (recipe, out, arm, p, device)) for p in range(recipe.pretraining_seeds) for arm in arms
+        (work.pretrain_arm, (recipe, out, arm, p, device))
+        for p in range(recipe.pretraining_seeds)
+        for arm in pretrained_arms(recipe)
     ]
     Progress.say(
         f"study ({recipe.name}): {len(first)} pretrainings, {len(every)} cells, {workers} side by side; "
@@ -138,7 +139,7 @@ def _fill(recipe: StudyRecipe, tasks: dict[str, Task], out: Path, device: str, w
 
 
 def _embeddings(recipe: StudyRecipe, some: Sequence[Cell], out: Path, device: str) -> Iterator[Job]:
-    frozen = dict.fromkeys((c.task, c.encoder) for c in some if "linear" in MODES[c.arm])
+    frozen = dict.fromkeys((c.task, c.encoder) for c in some if "linear" in modes(recipe, c.arm))
     return ((work.embed_task, (recipe, out, task, encoder, device)) for task, encoder in frozen)
 
 

@@ -41,7 +41,7 @@ def _task(name: str, task: dict[str, Any], results: dict[str, Any]) -> Iterator[
     for metric, title in SHOWN.items():
         yield f"| {title}, by labels | " + " | ".join(f"{int(n):,}" for n in counts) + " |"
         yield "|---|" + "---|" * len(counts)
-        for arm in _arms(task):
+        for arm in arms_of(task):
             cells = (_stated(task["labels"][n]["arms"][f"{arm}/{CHOSEN}"][metric], "") for n in counts)
             yield f"| {arm} | " + " | ".join(cells) + " |"
         yield ""
@@ -53,7 +53,8 @@ def _task(name: str, task: dict[str, Any], results: dict[str, Any]) -> Iterator[
     yield ""
 
 
-def _arms(task: dict[str, Any]) -> list[str]:
+def arms_of(task: dict[str, Any]) -> list[str]:
+    """Return the arms of one task's results, in their order."""
     first = next(iter(task["labels"].values()))
     return list(dict.fromkeys(key.split("/")[0] for key in first["arms"]))
 

@@ -25,7 +25,7 @@ from gzsurvey.model.encoder import create_encoder
 from gzsurvey.model.network import Network
 from gzsurvey.recipes.study import StudyRecipe
 from gzsurvey.recipes.training import FinetuneRecipe
-from gzsurvey.study.cells import MODES, Cell, divide
+from gzsurvey.study.cells import Cell, divide, modes
 from gzsurvey.study.paths import StudyPaths
 from gzsurvey.study.tasks import Task, load_task
 from gzsurvey.training import job, labels, pretrain
@@ -45,8 +45,9 @@ Rows = NDArray[np.int64]
 def pretrain_arm(recipe: StudyRecipe, out: Path, arm: str, pretraining: int, device: str) -> None:
     """Pretrain one arm; a pretraining that was stopped goes on."""
     paths = StudyPaths(out)
-    update = {"approach": arm, "seed": recipe.pretrain.seed + pretraining}
-    pretrain(recipe.pretrain.model_copy(update=update), paths.store, paths.pretrained(arm, pretraining), device)
+    own = recipe.pretraining(arm)
+    own = own.model_copy(update={"seed": own.seed + pretraining})
+    pretrain(own, paths.store, paths.pretrained(arm, pretraining), device)
 
 
 def embed_task(recipe: StudyRecipe, out: Path, task_name: str, encoder: str, device: str) -> None:
@@ -77,7 +78,7 @@ def fill_cell(recipe: StudyRecipe, out: Path, cell: Cell, device: str) -> None:
         return
     started = time.monotonic()
     work = _Work(recipe, paths, cell, device)
-    predicted = {mode: work.predict(mode) for mode in MODES[cell.arm]}
+    predicted = {mode: work.predict(mode) for mode in modes(recipe, cell.arm)}
     measured = {mode: work.measure(probability) for mode, probability in predicted.items()}
     chosen = min(measured, key=lambda mode: measured[mode]["validation"]["loss"])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def test_every_shipped_recipe_loads_and_explains_its_numbers() -> None:
     models = {
         "demo": DemoRecipe, "simulate": SimulationRecipe, "survey": SurveyRecipe, "pretrain": PretrainRecipe,
         "finetune": FinetuneRecipe, "real-sky-pretrain": PretrainRecipe, "real-sky-rings": FinetuneRecipe,
-        "study-simulated": StudyRecipe, "study-real": StudyRecipe,
+        "study-simulated": StudyRecipe, "study-real": StudyRecipe, "study-variants": StudyRecipe,
     }  # fmt: skip
     for name in resources.shipped_names(resources.RECIPES):
         path = resources.find(resources.RECIPES, name)

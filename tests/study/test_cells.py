@@ -15,7 +15,7 @@ from gzsurvey.errors import OutputConflict, RecipeError, TableError, TrainingErr
 from gzsurvey.recipes.dataset import load_dataset_recipe
 from gzsurvey.recipes.study import LabelsRecipe, StudyRecipe, load_study_recipe
 from gzsurvey.study import study
-from gzsurvey.study.cells import cells, divide, folds, stratified_order
+from gzsurvey.study.cells import cells, divide, folds, modes, pretrained_arms, stratified_order
 from gzsurvey.study.tasks import Task, check_held_out, derived_labels, load_task, prepare_tasks
 
 SIZE = 32
@@ -143,6 +143,28 @@ def test_cells_are_arms_times_labels_times_seeds_times_folds(data: Path) -> None
     assert {c.encoder for c in made if c.arm == "random"} == {"random-s0", "random-s1"}
 
 
+def test_variants_differ_from_their_arm_in_what_they_say(data: Path) -> None:
+    variants = {
+        "heavy": {"changes": {"hybrid.weight": 10}},
+        "long_contrastive": {"approach": "contrastive", "changes": {"steps": 9, "augmentation.area": [0.5, 1.0]}},
+    }
+    loaded = recipe(data, arms=["direct", "hybrid"], variants=variants, modes=["linear"], pretraining_seeds=2)
+    made = list(cells(loaded, {"shape": task_of(np.repeat([0, 1], 24))}))
+    assert len({c.name for c in made}) == 2 * 2 * 2 * (1 + 3 * 2)
+    assert pretrained_arms(loaded) == ("hybrid", "heavy", "long_contrastive")
+    assert [modes(loaded, arm) for arm in ("direct", "heavy")] == [("full",), ("linear",)]
+    heavy, other = loaded.pretraining("heavy"), loaded.pretraining("hybrid")
+    assert heavy.model_copy(update={"hybrid": other.hybrid}) == other
+    assert heavy.hybrid.weight == 10
+    assert (loaded.pretraining("long_contrastive").approach, loaded.pretraining("long_contrastive").steps) == (
+        "contrastive", 9,
+    )  # fmt: skip
+    with pytest.raises(RecipeError, match=r"variant 'heavy': unknown key 'hybrid\.wait'"):
+        recipe(data, variants={"heavy": {"changes": {"hybrid.wait": 10}}})
+    with pytest.raises(ValueError, match="variant 'pixels' has the name of an arm"):
+        recipe(data, variants={"pixels": {"changes": {"steps": 10}}})
+
+
 def test_a_test_galaxy_in_the_pretraining_is_refused(data: Path, tmp_path: Path) -> None:
     loaded = recipe(data)
     store = build(load_dataset_recipe(str(data / "blobs.yaml")), tmp_path / "store")
@@ -181,18 +203,21 @@ def test_bad_recipes_are_one_line(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_whole_study_is_stopped_repeated_and_told(data: Path, tmp_path: Path) -> None:
-    out, loaded = tmp_path / "out", recipe(data)
+    variants = {"heavy": {"changes": {"hybrid.weight": 10.0}}}
+    out, loaded = tmp_path / "out", recipe(data, variants=variants)
     text = study(loaded, out, "cpu", workers=2)
     results = json.loads((out / "results.json").read_text())
     at = results["tasks"]["shape"]["labels"]["12"]
     assert set(at["arms"]) == {
         "pixels/pixels", "pixels/chosen", "random/linear", "random/chosen", "direct/full", "direct/chosen",
-        *(f"{arm}/{mode}" for arm in ("contrastive", "supervised", "hybrid") for mode in ("linear", "full", "chosen")),
+        *(f"{arm}/{mode}" for arm in ("contrastive", "supervised", "hybrid", "heavy")
+          for mode in ("linear", "full", "chosen")),
     }  # fmt: skip
     for arm in at["arms"].values():
         for value in arm.values():
             assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 1
     assert "hybrid - supervised" in text
+    assert "hybrid - heavy" in text
     assert "+6 at 750 labels" in text
     assert (out / "results.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((out / "held-out.json").read_text())["shape"]["with_position"] == 48
@@ -208,5 +233,5 @@ def test_a_whole_study_is_stopped_repeated_and_told(data: Path, tmp_path: Path) 
     assert json.loads(lost.read_text())["modes"] == before["modes"]
     assert all(p.stat().st_mtime_ns == t for p, t in others.items())
     with pytest.raises(OutputConflict, match=r"recipe\.seeds was 2, now 3"):
-        study(recipe(data, seeds=3), out)
+        study(recipe(data, variants=variants, seeds=3), out)
     Store(out / "store")
