@@ -24,6 +24,15 @@ class _Part(Section):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
+class TrainingRange(_Part):
+    """Range of one measured quantity among the training galaxies."""
+
+    low: float
+    """Smallest."""
+    high: float
+    """Largest."""
+
+
 class VotesHead(_Part):
     """Output ``concentration``: Dirichlet concentrations for volunteers' answers."""
 
@@ -59,11 +68,14 @@ class VotesHead(_Part):
         return DecisionTree.from_json(list(self.questions))
 
 
+TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+
+
 class ClassesHead(_Part):
-    """Output ``TASK_probability``: probabilities of classes."""
+    """Output ``TASK_probability``: probabilities of classes, of which a galaxy has one."""
 
     kind: Literal["classes"] = "classes"
-    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+    task: TaskName
     """Name of the task in outputs and columns."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """In the order of the output's columns."""
@@ -81,7 +93,111 @@ class ClassesHead(_Part):
         return len(self.classes)
 
 
-Head = Annotated[VotesHead | ClassesHead, Field(discriminator="kind")]
+class LabelsHead(_Part):
+    """Output ``TASK_probability``: a probability for each class; a galaxy may have several, or none."""
+
+    kind: Literal["labels"] = "labels"
+    task: TaskName
+    """Name of the task in outputs and columns."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """In the order of the output's columns."""
+    balance: dict[str, float]
+    """Share of each class among the galaxies it was trained on."""
+
+    @property
+    def output(self) -> str:
+        """Name of the ONNX output."""
+        return f"{self.task}_probability"
+
+    @property
+    def width(self) -> int:
+        """Columns of the output."""
+        return len(self.classes)
+
+
+class NumberHead(_Part):
+    """Output ``TASK``: mean and standard deviation of a number, taken as normally distributed."""
+
+    kind: Literal["number"] = "number"
+    task: TaskName
+    """Name of the task in outputs and columns."""
+    unit: str = ""
+    """As the VOUnit standard writes it."""
+    trained_on: TrainingRange
+    """Smallest and largest of the numbers it was trained on."""
+
+    @property
+    def output(self) -> str:
+        """Name of the ONNX output."""
+        return self.task
+
+    @property
+    def width(self) -> int:
+        """Columns of the output."""
+        return 2
+
+
+Head = Annotated[VotesHead | ClassesHead | LabelsHead | NumberHead, Field(discriminator="kind")]
+TaskHead = ClassesHead | LabelsHead | NumberHead
+"""A finetuned task; its columns carry its name."""
+
+
+class _Calibration(_Part):
+    """Parameters of one calibration, and what it was worth."""
+
+    galaxies: Annotated[int, Field(ge=1)]
+    """Held-out galaxies it was fitted on."""
+    loss_before: float
+    """Mean negative log-likelihood of a galaxy's labels without it."""
+    loss_after: float
+    """With it, on the same galaxies."""
+
+
+class VotesCalibration(_Calibration):
+    """Of concentrations: `gzsurvey.model.calibration.VotesCalibrator` says how they are used."""
+
+    kind: Literal["votes"] = "votes"
+    offset: tuple[float, ...]
+    """By question; 0: none."""
+    slope: tuple[float, ...]
+    """By question; 1: none."""
+    sharpness: tuple[float, ...]
+    """By question; 1: none."""
+    shift: tuple[float, ...]
+    """By answer; 0: none."""
+
+
+class ClassesCalibration(_Calibration):
+    """Of probabilities that add up to 1: ``softmax(sharpness log p + shift)``."""
+
+    kind: Literal["classes"] = "classes"
+    sharpness: float
+    """1: none."""
+    shift: tuple[float, ...]
+    """By class; 0: none."""
+
+
+class LabelsCalibration(_Calibration):
+    """Of probabilities that stand for themselves: ``sigmoid(sharpness logit(p) + shift)``."""
+
+    kind: Literal["labels"] = "labels"
+    sharpness: tuple[float, ...]
+    """By class; 1: none."""
+    shift: tuple[float, ...]
+    """By class; 0: none."""
+
+
+class NumberCalibration(_Calibration):
+    """Of a number: its standard deviation times `scale`."""
+
+    kind: Literal["number"] = "number"
+    scale: Annotated[float, Field(gt=0.0)]
+    """1: none."""
+
+
+Calibration = Annotated[
+    VotesCalibration | ClassesCalibration | LabelsCalibration | NumberCalibration, Field(discriminator="kind")
+]
 
 
 _NON_COMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non[- ]?commercial", re.IGNORECASE)
@@ -133,15 +249,6 @@ class EmbeddingReference(_Part):
         return self
 
 
-class TrainingRange(_Part):
-    """Range of one measured quantity among the training galaxies."""
-
-    low: float
-    """Smallest."""
-    high: float
-    """Largest."""
-
-
 class Card(_Part):
     """Everything needed to use a model file correctly, and to judge what it says."""
 
@@ -165,8 +272,8 @@ class Card(_Part):
     """Whose volunteers a catalogue imitates unless it is told otherwise."""
     embedding_reference: EmbeddingReference | None = None
     """None: no `ood_distance`, no `ood_score`."""
-    calibration: dict[str, Any] = {}
-    """Parameters of the calibration inside the graph, so that it can be undone; empty: none."""
+    calibration: dict[str, Calibration] = {}
+    """By output: parameters of the calibration inside the graph, so that it can be undone; none: not calibrated."""
     training_ranges: dict[str, TrainingRange] = {}
     """By quantity: ``r50`` (arcsec), ``mag``."""
     training_cells: dict[str, tuple[int, ...]] | None = None
@@ -196,9 +303,16 @@ class Card(_Part):
             raise ValueError(
                 f"'default_campaign' {self.default_campaign!r} is not in the question tree (it has {known})"
             )
+        self._check_calibration()
         if self.embedding_reference and len(self.embedding_reference.mean) != self.embedding_size:
             raise ValueError("'embedding_reference' must have 'embedding_size' features")
         return self
+
+    def _check_calibration(self) -> None:
+        heads = {head.output: head for head in self.heads}
+        for output, calibration in self.calibration.items():
+            if output not in heads or heads[output].kind != calibration.kind:
+                raise ValueError(f"'calibration' has {output!r} of kind {calibration.kind!r}, which fits no head")
 
     @property
     def votes(self) -> VotesHead | None:

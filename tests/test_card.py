@@ -51,8 +51,9 @@ def test_the_documented_schema_is_that_of_the_code() -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        Card, cards.VotesHead, cards.ClassesHead, Credit, cards.EmbeddingReference, cards.TrainingRange,
-        Preparation, ScaleRule, Stretch,
+        Card, cards.VotesHead, cards.ClassesHead, cards.LabelsHead, cards.NumberHead, cards.VotesCalibration,
+        cards.ClassesCalibration, cards.LabelsCalibration, cards.NumberCalibration, Credit, cards.EmbeddingReference,
+        cards.TrainingRange, Preparation, ScaleRule, Stretch,
     ],
 )  # fmt: skip
 def test_every_key_is_documented(model: type[BaseModel]) -> None:

@@ -24,7 +24,8 @@ TOLERANCE = 1e-3
 
 Embeddings: to their root mean square; `predictions.zarr` rounds them to float16, 5e-4 of each value.
 Concentrations: to each value, which moves a fraction by less than 2.5e-4 (f (1 - f) times the tolerance).
-Probabilities: absolute. Kernels that sum in another order differ by 1e-5; a wrong graph by 0.1 and more.
+Probabilities: absolute. Numbers: to their predicted standard deviation.
+Kernels that sum in another order differ by 1e-5; a wrong graph by 0.1 and more.
 """
 
 
@@ -56,13 +57,14 @@ def measure(model: PixelsToOutputs, onnx_model: OnnxModel, images: NDArray[np.ui
     gzsurvey.errors.ExportError
         They differ by more than `TOLERANCE`, or a value is not finite.
     """
+    kinds = {head.output: head.kind for head in onnx_model.card.heads}
     absolute = dict.fromkeys(model.outputs, 0.0)
     relative = dict.fromkeys(model.outputs, 0.0)
     for number, size in enumerate(BATCH_SIZES):
         batch = np.roll(images, -number * 5, axis=0)[:size]
         expected, found = _torch_outputs(model, batch), onnx_model.run(batch)
         for name in model.outputs:
-            difference, scale = _difference(name, found[name], expected[name])
+            difference, scale = _difference(kinds.get(name, "embedding"), found[name], expected[name])
             absolute[name] = max(absolute[name], _largest(difference))
             relative[name] = max(relative[name], _largest(difference / scale))
     agreement = Agreement(len(images), absolute, relative)
@@ -87,16 +89,18 @@ def _torch_outputs(model: PixelsToOutputs, images: NDArray[np.uint8]) -> dict[st
 
 
 def _difference(
-    name: str, found: NDArray[np.float32], expected: NDArray[np.float32]
+    kind: str, found: NDArray[np.float32], expected: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Absolute differences, infinite where a value is not finite, and what they are to be compared with."""
     finite = np.isfinite(found) & np.isfinite(expected)
     difference = np.full(expected.shape, np.inf)
     np.subtract(found, expected, out=difference, where=finite, dtype=np.float64)
-    if name == "embedding":
+    if kind == "embedding":
         scale = np.sqrt(np.mean(np.square(expected, where=finite, out=np.zeros(expected.shape)))) + 1e-12
-    elif name == "concentration":
+    elif kind == "votes":
         scale = np.where(finite, np.abs(expected), 1.0)
+    elif kind == "number":
+        scale = np.where(finite, np.abs(expected), 1.0)[:, 1:]
     else:
         scale = np.float64(1.0)
     return np.abs(difference), np.asarray(scale, dtype=np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from gzsurvey.card import Card, ClassesHead, Head
+from gzsurvey.card import Card, Head, NumberHead, VotesHead
 from gzsurvey.export.agreement import TOLERANCE
 
 
@@ -59,11 +59,18 @@ def _outputs(card: Card) -> Iterator[str]:
 
 
 def _meaning(head: Head) -> str:
-    if isinstance(head, ClassesHead):
-        shares = ", ".join(f"{name} {share:.3g}" for name, share in head.balance.items())
-        return f"probability of {', '.join(head.classes)}; shares among the labels: {shares or 'unknown'}"
-    campaigns = ", ".join(head.tree.campaigns)
-    return f"Dirichlet concentrations of {head.width} answers to {len(head.tree.questions)} questions of {campaigns}"
+    if isinstance(head, VotesHead):
+        campaigns, questions = ", ".join(head.tree.campaigns), len(head.tree.questions)
+        return f"Dirichlet concentrations of {head.width} answers to {questions} questions of {campaigns}"
+    if isinstance(head, NumberHead):
+        unit = f" ({head.unit})" if head.unit else ""
+        return (
+            f"mean and standard deviation of {head.task}{unit}; trained on {head.trained_on.low:g} to "
+            f"{head.trained_on.high:g}"
+        )
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in head.balance.items())
+    one = "" if head.kind == "classes" else ", of which a galaxy may have several"
+    return f"probability of {', '.join(head.classes)}{one}; shares among the labels: {shares or 'unknown'}"
 
 
 def _questions(card: Card) -> Iterator[tuple[str, str, str]]:

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 _LARGEST_FILE = 2**31 - 1
 _INHERITED = (
-    "simulated", "preparation", "embedding_size", "heads", "embedding_reference", "training_ranges", "training_cells",
-    "thumbnails", "dataset_sha256", "recipe_sha256", "credits",
+    "simulated", "preparation", "embedding_size", "heads", "calibration", "embedding_reference", "training_ranges",
+    "training_cells", "thumbnails", "dataset_sha256", "recipe_sha256", "credits",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from gzsurvey.card import Credit, EmbeddingReference, Head, TrainingRange
+from gzsurvey.card import Calibration, Credit, EmbeddingReference, Head, TrainingRange
 from gzsurvey.errors import RecipeError
 from gzsurvey.model.encoder import create_encoder
 from gzsurvey.model.network import Network
@@ -45,6 +45,8 @@ class CheckpointInfo(Section):
     embedding_size: int
     heads: tuple[Head, ...] = ()
     """Empty: a contrastive pretraining has none."""
+    calibration: dict[str, Calibration] = {}
+    """By output of a head; none: as the network gives it."""
     preparation: Preparation
     trained_by: Literal["pretrain", "finetune"]
     approach: str = ""
@@ -183,7 +185,7 @@ def load_network(checkpoint: Path) -> tuple[Network, CheckpointInfo]:
         The file is damaged, of another version, or its weights do not fit its encoder.
     """
     info = read_info(checkpoint)
-    network = Network(create_encoder(info.encoder), info.heads)
+    network = Network(create_encoder(info.encoder), info.heads, calibration=info.calibration)
     load_weights(network, read_tensors(checkpoint), checkpoint)
     return network.eval(), info
 

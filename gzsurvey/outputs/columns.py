@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from gzsurvey.card import Card, ClassesHead
+from gzsurvey.card import Card, ClassesHead, NumberHead, TaskHead, VotesHead
 from gzsurvey.errors import CardMismatch, TableError
 from gzsurvey.status import DESCRIPTIONS
 from gzsurvey.votes.tree import DecisionTree, Question
@@ -165,7 +165,15 @@ PROBABILITY = Column(
     description="{label} ({task}): probability of this class at the survey's prevalence; blank where none was given",
 )  # fmt: skip
 TASK_LEADING = Column(
-    "{task}_leading", "A", 1, ucd="src.morph.type", description="{task}: class with the largest score"
+    "{task}_leading", "A", 1, ucd="src.morph.type",
+    description="{task}: class with the largest score; only where classes exclude each other",
+)  # fmt: skip
+NUMBER = Column("{task}", "E", ucd="src.morph.param;meta.modelled", description="{task}: as the model expects it")
+NUMBER_LOWER = Column(
+    "{task}_lower", "E", ucd="src.morph.param;stat.min", description="{task}: lower end of the central 90% interval"
+)
+NUMBER_UPPER = Column(
+    "{task}_upper", "E", ucd="src.morph.param;stat.max", description="{task}: upper end of the central 90% interval"
 )
 
 ROW_COLUMNS = (
@@ -176,7 +184,7 @@ QUALITY_COLUMNS = (OOD_DISTANCE, OOD_SCORE, IN_TRAINING, FAILS_CUTS)
 FULL_ONLY = (LOWER, UPPER, DIRICHLET)
 PATTERNS: tuple[Column, ...] = (
     TARGET_ID, *ROW_COLUMNS, LAYER, FRACTION, ASKED, LEADING, *FULL_ONLY, *QUALITY_COLUMNS, SCORE, PROBABILITY,
-    TASK_LEADING,
+    TASK_LEADING, NUMBER, NUMBER_LOWER, NUMBER_UPPER,
 )  # fmt: skip
 """All columns and patterns, in the order of the catalogue."""
 
@@ -233,9 +241,9 @@ class Layout:
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
     @cached_property
-    def tasks(self) -> tuple[ClassesHead, ...]:
+    def tasks(self) -> tuple[TaskHead, ...]:
         """Finetuned tasks of the model."""
-        return tuple(head for head in self.card.heads if isinstance(head, ClassesHead))
+        return tuple(head for head in self.card.heads if not isinstance(head, VotesHead))
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -311,11 +319,16 @@ class Layout:
             raise TableError("catalogue", f"{len(columns)} columns, and FITS holds {MAX_COLUMNS}: {cure}")
 
 
-def task_columns(head: ClassesHead) -> tuple[Column, ...]:
+def task_columns(head: TaskHead) -> tuple[Column, ...]:
     """Columns of one finetuned task."""
+    if isinstance(head, NumberHead):
+        patterns = (NUMBER, NUMBER_LOWER, NUMBER_UPPER)
+        return tuple(replace(pattern.of(task=head.task), unit=head.unit) for pattern in patterns)
     words = [{"task": head.task, "class": column_word(name), "label": name} for name in head.classes]
-    leading = replace(TASK_LEADING.of(task=head.task), width=max(len(name) for name in head.classes))
-    return (*(SCORE.of(**w) for w in words), *(PROBABILITY.of(**w) for w in words), leading)
+    columns = (*(SCORE.of(**w) for w in words), *(PROBABILITY.of(**w) for w in words))
+    if not isinstance(head, ClassesHead):
+        return columns
+    return (*columns, replace(TASK_LEADING.of(task=head.task), width=max(len(name) for name in head.classes)))
 
 
 def layer_column(layer: str, unit: str = "", description: str = "") -> Column:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.card import Card, ClassesHead, TrainingRange
+from gzsurvey.card import Card, ClassesHead, LabelsHead, NumberHead, TaskHead, TrainingRange
 from gzsurvey.outliers import embedding_distance
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Layout, column_word
@@ -22,6 +22,8 @@ from gzsurvey.votes.fractions import credible_interval, expected_fractions, lead
 Array = NDArray[Any]
 Rows = dict[str, Array]
 UNKNOWN = -1
+HALF_WIDTH_90 = 1.6448536269514722
+"""Standard deviations from the mean of a normal distribution to either end of its central 90 %."""
 TRAINING_ORDER = 18
 """HEALPix order of the card's training cells: 0.8 arcsec."""
 
@@ -75,35 +77,56 @@ def vote_rows(concentration: Array, layout: Layout) -> Rows:
     return rows
 
 
-def task_rows(scores: Array, head: ClassesHead, prevalence: Mapping[str, float] | None = None) -> Rows:
+def task_rows(output: Array, head: TaskHead, prevalence: Mapping[str, float] | None = None) -> Rows:
     """Columns of one finetuned task.
 
     Parameters
     ----------
-    scores : float, shape (N, K)
-        The model's probabilities; NaN where there is no prediction.
-    head : ClassesHead
-        Names the classes and their balance among the labels.
+    output : float, shape (N, K), or (N, 2) of a number
+        What the model gives; NaN where there is no prediction.
+    head : ClassesHead, LabelsHead or NumberHead
+        Names the task, and classes with their balance among the labels.
     prevalence : mapping of str to float, optional
         Shares of the classes to expect in the survey.
     """
+    if isinstance(head, NumberHead):
+        return number_rows(output, head)
+    return class_rows(output, head, prevalence)
+
+
+def number_rows(output: Array, head: NumberHead) -> Rows:
+    """Columns of a number, from its means and standard deviations (N, 2)."""
+    mean, half = output[:, 0], HALF_WIDTH_90 * output[:, 1]
+    names = [column.name for column in c.task_columns(head)]
+    return dict(zip(names, (mean, mean - half, mean + half), strict=True))
+
+
+def class_rows(scores: Array, head: ClassesHead | LabelsHead, prevalence: Mapping[str, float] | None) -> Rows:
+    """Columns of classes, from their probabilities (N, K)."""
     words = [{"task": head.task, "class": column_word(name), "label": name} for name in head.classes]
     corrected = np.full_like(scores, np.nan) if prevalence is None else at_prevalence(scores, head, prevalence)
-    known = np.isfinite(scores).all(axis=1)
-    best = np.asarray(head.classes)[np.argmax(np.nan_to_num(scores), axis=1)]
-    return {
-        **{c.SCORE.of(**w).name: scores[:, k] for k, w in enumerate(words)},
-        **{c.PROBABILITY.of(**w).name: corrected[:, k] for k, w in enumerate(words)},
-        c.TASK_LEADING.of(task=head.task).name: np.where(known, best, ""),
-    }
+    rows = {c.SCORE.of(**w).name: scores[:, k] for k, w in enumerate(words)}
+    rows |= {c.PROBABILITY.of(**w).name: corrected[:, k] for k, w in enumerate(words)}
+    if isinstance(head, ClassesHead):
+        known = np.isfinite(scores).all(axis=1)
+        best = np.asarray(head.classes)[np.argmax(np.nan_to_num(scores), axis=1)]
+        rows[c.TASK_LEADING.of(task=head.task).name] = np.where(known, best, "")
+    return rows
 
 
-def at_prevalence(scores: Array, head: ClassesHead, prevalence: Mapping[str, float]) -> Array:
-    """Turn probabilities at the labels' balance into ones at the survey's prevalence, shape (N, K)."""
-    weights = np.array([prevalence[name] / head.balance[name] for name in head.classes])
-    weighted = scores * weights
-    corrected: Array = weighted / weighted.sum(axis=1, keepdims=True)
-    return corrected
+def at_prevalence(scores: Array, head: ClassesHead | LabelsHead, prevalence: Mapping[str, float]) -> Array:
+    """Turn probabilities at the labels' balance into ones at the survey's prevalence, shape (N, K).
+
+    By Bayes' theorem, with how galaxies of a class look taken as the same in both
+    (Saerens et al. 2002, Neural Computation 14, 21).
+    """
+    expected = np.array([prevalence[name] for name in head.classes])
+    trained = np.array([head.balance[name] for name in head.classes])
+    weighted = scores * (expected / trained)
+    if isinstance(head, ClassesHead):
+        corrected: Array = weighted / weighted.sum(axis=1, keepdims=True)
+        return corrected
+    return np.asarray(weighted / (weighted + (1.0 - scores) * ((1.0 - expected) / (1.0 - trained))))
 
 
 def quality_rows(block: Mapping[str, Array], card: Card, measured: Mapping[str, Array]) -> Rows:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gzsurvey import __version__
-from gzsurvey.card import ClassesHead
+from gzsurvey.card import NumberHead, VotesHead
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.aside import written_aside
 from gzsurvey.outputs.paths import RunPaths
@@ -182,7 +182,9 @@ def heads(view: SurveyView) -> list[str]:
     """Return what the model predicts, in words."""
     said = []
     for head in view.card.heads:
-        if isinstance(head, ClassesHead):
+        if isinstance(head, NumberHead):
+            said.append(f"{head.task}: a number{f' in {head.unit}' if head.unit else ''}")
+        elif not isinstance(head, VotesHead):
             said.append(f"{head.task}: {', '.join(head.classes)}")
         else:
             tree = head.tree

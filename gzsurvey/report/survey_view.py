@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.card import Card
+from gzsurvey.card import Card, NumberHead
 from gzsurvey.errors import TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
@@ -152,6 +152,9 @@ class SurveyView:
                 answers = [answer for answer in answers if answer in REMARKABLE]
             found += [self.measure(question, answer) for answer in answers]
         for task in self.layout.tasks:
+            if isinstance(task, NumberHead):
+                found.append(Measure(task.task, c.task_columns(task)[0].name))
+                continue
             scores = [column for column in c.task_columns(task) if column.name.endswith("_score")]
             found += [_score(task.task, column, label) for column, label in zip(scores, task.classes, strict=True)]
         if np.isfinite(self.column(c.OOD_DISTANCE.name)).any():

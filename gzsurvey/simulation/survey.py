@@ -91,6 +91,7 @@ def _claim(recipe: SimulationRecipe, out: Path) -> bool:
             raise RecipeError(str(out), "is not empty and no simulated survey; choose another directory")
         (out / "mosaic").mkdir(parents=True)
         (out / "votes").mkdir()
+        (out / "truth").mkdir()
         (out / "partial").mkdir()
         _write_state(recipe, out, finished=False)
         return False

@@ -152,7 +152,11 @@ def _scatter(recipe: SimulationRecipe, rng: np.random.Generator) -> tuple[NDArra
 
 
 def write_votes(training: Training, out: Path) -> None:
-    """Write ``votes/{campaign}.parquet``, ``unlabelled.parquet``, ``stamps.parquet`` and ``rings.csv``."""
+    """Write what training galaxies are called.
+
+    ``votes/{campaign}.parquet``, ``truth/{campaign}.parquet`` (the probabilities that the votes were drawn
+    with), ``unlabelled.parquet``, ``stamps.parquet`` and ``rings.csv``.
+    """
     rows = np.arange(len(training.ids))
     galaxies = training.galaxies(rows)
     catalogue = training.table(rows, galaxies)
@@ -165,6 +169,10 @@ def write_votes(training: Training, out: Path) -> None:
         counts = vote(galaxies[shown], probabilities, tree)
         votes = pd.DataFrame(counts, columns=list(tree.vote_columns), index=catalogue.index[shown])
         _write_parquet(pd.concat([catalogue.iloc[shown], votes], axis=1), out / "votes" / f"{campaign}.parquet")
+        names = [f"{column}_fraction" for column in tree.vote_columns]
+        truth = pd.DataFrame(probabilities.astype(np.float32), columns=names)
+        truth.insert(0, "id", training.ids[shown])
+        _write_parquet(truth, out / "truth" / f"{campaign}.parquet")
     _write_rings(training, galaxies, out / "rings.csv")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gzsurvey.card import Card, ClassesHead, VotesHead
+from gzsurvey.card import Card, NumberHead, VotesHead
 from gzsurvey.errors import TableError
 from gzsurvey.outputs.columns import ROW_COLUMNS, TARGET_ID, Column, layer_column
 from gzsurvey.outputs.zarr import ArraySpec, spec_of
@@ -76,11 +76,13 @@ def _output(card: Card, name: str, width: int) -> ArraySpec:
         about = {"long_name": "Dirichlet concentration of volunteers' votes", "ucd": "stat.fit.param;src.morph.type"}
         answers = [f"{q.name}_{answer}" for q in head.tree.questions for answer in q.answers]
         return ArraySpec(name, "float32", "output", "answer", width, about | {"answers": answers})
-    if isinstance(head, ClassesHead):
-        about = {"long_name": f"Probability of the classes of {head.task}", "ucd": "stat.probability;src.morph.type"}
-        dimension = f"{head.task}_class"
-        return ArraySpec(name, "float32", "output", dimension, width, about | {"classes": list(head.classes)})
-    raise AssertionError(f"output {name} belongs to no head")
+    if isinstance(head, NumberHead):
+        about = {"long_name": f"Mean and standard deviation of {head.task}", "ucd": "src.morph.param;meta.modelled"}
+        about |= {"units": head.unit} if head.unit else {}
+        return ArraySpec(name, "float32", "output", f"{head.task}_moment", width, about)
+    about = {"long_name": f"Probability of the classes of {head.task}", "ucd": "stat.probability;src.morph.type"}
+    dimension = f"{head.task}_class"
+    return ArraySpec(name, "float32", "output", dimension, width, about | {"classes": list(head.classes)})
 
 
 def _kept(info: ColumnInfo, values: NDArray[Any]) -> ArraySpec:

@@ -22,7 +22,7 @@ from gzsurvey.dataset.store import Store
 from gzsurvey.errors import TrainingError
 from gzsurvey.model.byol import tau_at
 from gzsurvey.model.checkpoint import CheckpointInfo, load_network, save_checkpoint, sha256_of
-from gzsurvey.model.dirichlet import answer_table, count_labelled, dirichlet_multinomial_nll
+from gzsurvey.model.dirichlet import answer_table, count_labelled
 from gzsurvey.model.encoder import architecture, create_encoder
 from gzsurvey.model.hybrid import ContrastiveModel, HybridModel, Losses, PretrainModel, SupervisedModel
 from gzsurvey.model.network import Network
@@ -40,6 +40,7 @@ from gzsurvey.training.monitor import Monitor
 from gzsurvey.training.state import count_step, load_state, mean_values, save_state
 from gzsurvey.training.sync_batch_norm import synchronise
 from gzsurvey.training.trackers import Trackers
+from gzsurvey.training.validation import summed_votes_loss, votes_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -349,6 +350,9 @@ class Pretraining:
         chosen, seed = self.galaxies, self.recipe.seed
         shown = describe.some(chosen.training, describe.THUMBNAILS, seed)
         more = {
+            "calibration": votes_calibration(
+                job.on_device(network, self.device), self.store, chosen.validation, self.device, seed
+            ),
             "most_voted_campaign": describe.most_voted_campaign(self.store, chosen.voted),
             "embedding_reference": describe.embedding_reference(
                 self._embed(network, chosen.training), self._embed(network, self.store.rows("validation"))
@@ -423,17 +427,3 @@ def build_model(recipe: PretrainRecipe, store: Store) -> PretrainModel:
     if recipe.approach == "supervised":
         return SupervisedModel(network, table)
     return HybridModel(network, table, recipe.byol, recipe.hybrid)
-
-
-def summed_votes_loss(network: Network, store: Store, rows: NDArray[np.int64], device: torch.device) -> float:
-    """Loss of votes, summed over questions and over some galaxies, without augmentation and dropout."""
-    network.eval()
-    table = answer_table(store.tree).to(device)
-    total = 0.0
-    with torch.inference_mode():
-        for start in range(0, len(rows), describe.AT_A_TIME):
-            part = rows[start : start + describe.AT_A_TIME]
-            images = as_input(torch.from_numpy(store.images(part)).to(device))
-            votes = torch.from_numpy(store.vote_counts(part)).to(device)
-            total += float(dirichlet_multinomial_nll(votes, network(images)["concentration"], table).sum())
-    return total

@@ -14,7 +14,7 @@ import torch
 from gzsurvey.card import Card
 from gzsurvey.errors import CardMismatch, ExportError, OutputConflict, RecipeError
 from gzsurvey.export import export
-from gzsurvey.export.agreement import TOLERANCE
+from gzsurvey.export.agreement import TOLERANCE, _difference
 from gzsurvey.export.graph import PixelsToOutputs
 from gzsurvey.export.onnx import draft_card, keep
 from gzsurvey.export.pictures import comparison_images, decode_thumbnails, invented_images
@@ -36,11 +36,11 @@ def proto(exported: Path) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 32, 40])
 def test_plain_onnxruntime_says_what_torch_says(
-    exported: Path, network: Network, images: np.ndarray, batch: int
+    exported: Path, network: Network, info: CheckpointInfo, images: np.ndarray, batch: int
 ) -> None:
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    assert names == ["embedding", "concentration", "ring_probability"]
+    assert names == ["embedding", *(head.output for head in info.heads)]
     found = session.run(names, {"image": images[-batch:]})
     with torch.no_grad():
         expected = network(torch.from_numpy(images[-batch:]).float() / 255)
@@ -147,7 +147,9 @@ class Small(torch.nn.Module):
 
 @pytest.fixture
 def small_card(info: CheckpointInfo) -> Card:
-    return draft_card(info.model_copy(update={"embedding_size": 5}), "model")
+    return draft_card(
+        info.model_copy(update={"embedding_size": 5, "heads": info.heads[:2], "calibration": {}}), "model"
+    )
 
 
 def refused(network: torch.nn.Module, card: Card, images: np.ndarray, folder: Path) -> str:
@@ -161,6 +163,12 @@ def refused(network: torch.nn.Module, card: Card, images: np.ndarray, folder: Pa
 def test_a_file_that_disagrees_is_not_kept(small_card: Card, images: np.ndarray, tmp_path: Path) -> None:
     message = refused(Small(factor=1.01), small_card, images, tmp_path)
     assert "'concentration' differs from torch by 0.01" in message
+
+
+def test_a_number_is_compared_in_its_standard_deviations() -> None:
+    expected = np.array([[500.0, 0.1], [500.0, 10.0]], dtype=np.float32)
+    difference, scale = _difference("number", expected + np.float32(0.01), expected)
+    np.testing.assert_allclose(difference / scale, [[0.1, 0.1], [0.001, 0.001]], rtol=1e-2)
 
 
 def test_an_output_that_is_not_finite_is_not_kept(small_card: Card, images: np.ndarray, tmp_path: Path) -> None:

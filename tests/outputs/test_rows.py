@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cdshealpix.nested import neighbours
-from scipy.stats import beta
+from scipy.stats import beta, norm
 
-from gzsurvey.card import TrainingRange
-from gzsurvey.outputs.columns import Layout
-from gzsurvey.outputs.rows import at_prevalence, catalogue_rows, fails_training_cuts, in_training
+from gzsurvey.card import LabelsHead, NumberHead, TrainingRange
+from gzsurvey.outputs.columns import Layout, task_columns
+from gzsurvey.outputs.rows import at_prevalence, catalogue_rows, fails_training_cuts, in_training, task_rows
 from outputs.catalogues import make_block, make_card, make_stored
 
 CARD = make_card()
@@ -77,6 +77,28 @@ def test_prevalence_is_bayes() -> None:
     head = LAYOUT.tasks[0]
     corrected = at_prevalence(np.array([[0.8, 0.2]]), head, {"Ring": 0.1, "not-ring": 0.9})
     np.testing.assert_allclose(corrected, [[0.8 * 0.1 / (0.8 * 0.1 + 0.2 * 0.9), 0.2 * 0.9 / (0.8 * 0.1 + 0.2 * 0.9)]])
+
+
+def test_classes_that_do_not_exclude_each_other_have_no_leader_and_odds_of_their_own() -> None:
+    head = LabelsHead(task="tidal", classes=("tail", "shell"), balance={"tail": 0.5, "shell": 0.2})
+    scores = np.array([[0.8, 0.7], [np.nan, np.nan]])
+    rows = task_rows(scores, head, {"tail": 0.1, "shell": 0.2})
+    assert list(rows) == ["tidal_tail_score", "tidal_shell_score", "tidal_tail_probability", "tidal_shell_probability"]
+    assert [column.name for column in task_columns(head)] == list(rows)
+    odds = 0.8 / 0.2 * (0.1 / 0.9) / (0.5 / 0.5)
+    np.testing.assert_allclose(rows["tidal_tail_probability"], [odds / (1 + odds), np.nan])
+    np.testing.assert_allclose(rows["tidal_shell_probability"], [0.7, np.nan])
+
+
+def test_a_number_has_its_central_interval_and_its_unit() -> None:
+    head = NumberHead(task="bulge", unit="arcsec", trained_on=TrainingRange(low=0, high=9))
+    rows = task_rows(np.array([[3.0, 0.5], [np.nan, np.nan]]), head)
+    columns = task_columns(head)
+    assert [column.name for column in columns] == list(rows) == ["bulge", "bulge_lower", "bulge_upper"]
+    assert {column.unit for column in columns} == {"arcsec"}
+    found = [rows[name][0] for name in ("bulge_lower", "bulge_upper")]
+    np.testing.assert_allclose(found, norm.interval(0.9, 3.0, 0.5))
+    assert np.isnan(rows["bulge"][1])
 
 
 def test_another_campaign_is_only_another_layout() -> None:

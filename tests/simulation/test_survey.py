@@ -42,7 +42,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_what_lies_where(out: Path, recipe: SimulationRecipe) -> None:
     assert {path.name for path in out.iterdir()} >= {
-        "mosaic", "votes", "targets.fits", "truth.fits", "stamps.zip", "stamps.parquet", "rings.csv", "dataset.yaml",
+        "mosaic", "votes", "truth", "targets.fits", "truth.fits", "stamps.zip", "stamps.parquet", "rings.csv",
+        "dataset.yaml",
     }  # fmt: skip
     names = {path.name for path in (out / "mosaic").iterdir()}
     tiles = {name.removeprefix("g_") for name in names if name.startswith("g_")}
@@ -159,6 +160,21 @@ def test_some_galaxies_have_no_votes_and_some_have_two_campaigns(out: Path) -> N
     assert not set(voted["id"]) & set(unlabelled["id"])
     assert set(voted["id"]) | set(unlabelled["id"]) == set(pd.read_parquet(out / "stamps.parquet")["id"])
     assert voted["id"].value_counts().max() <= 2
+
+
+def test_votes_were_drawn_with_the_probabilities_that_truth_states(out: Path) -> None:
+    for path in (out / "votes").glob("*.parquet"):
+        votes, truth = pd.read_parquet(path), pd.read_parquet(out / "truth" / path.name)
+        assert votes["id"].tolist() == truth["id"].tolist()
+        tree = DecisionTree.load(path.stem)
+        assert list(truth.columns) == ["id", *(f"{column}_fraction" for column in tree.vote_columns)]
+        first = list(tree.vote_columns)[tree.questions[0].columns]
+        fractions = truth[[f"{column}_fraction" for column in first]].to_numpy()
+        np.testing.assert_allclose(fractions.sum(axis=1), 1, atol=1e-5)
+        counts = votes[first].to_numpy()
+        expected = fractions * counts.sum(axis=1, keepdims=True)
+        variance = expected * (1 - fractions)
+        assert abs(((counts - expected) ** 2).sum() / variance.sum() - 1) < 0.35
 
 
 def test_dataset_recipe_loads(out: Path) -> None:
