@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gzsurvey.card import ClassesCalibration, LabelsCalibration, NumberCalibration, VotesCalibration
-from gzsurvey.model.calibration import calibrated_classes, calibrated_concentration, calibrated_labels, membership
-from gzsurvey.model.dirichlet import answer_table, dirichlet_multinomial_nll
+from gzsurvey.model.calibration import calibrated_classes, calibrated_concentration, calibrated_labels
+from gzsurvey.model.dirichlet import dirichlet_multinomial_nll
 from gzsurvey.votes.tree import DecisionTree
 
 LEAST_GALAXIES = 20
@@ -57,28 +57,34 @@ def calibrate_votes(
     VotesCalibration or None
         None: fewer than 20 galaxies have votes.
     """
-    labelled = (votes > 0).any(axis=1)
-    galaxies = int(labelled.sum())
+    galaxies = int((votes > 0).any(axis=1).sum())
     if galaxies < LEAST_GALAXIES:
         return None
-    given = torch.from_numpy(np.ascontiguousarray(concentration[labelled], dtype=np.float64))
-    counts = torch.from_numpy(np.ascontiguousarray(votes[labelled]))
-    table, member = answer_table(tree), membership(tree).double()
+    fits = [_question(concentration[:, q.columns], votes[:, q.columns]) for q in tree.questions]
+    return VotesCalibration(
+        offset=tuple(float(fit.values["offset"][0]) for fit in fits),
+        slope=tuple(float(np.exp(fit.values["slope"][0])) for fit in fits),
+        sharpness=tuple(float(np.exp(fit.values["sharpness"][0])) for fit in fits),
+        shift=tuple(float(value) for fit in fits for value in fit.values["shift"]),
+        galaxies=galaxies,
+        loss_before=sum(fit.before for fit in fits) / galaxies,
+        loss_after=sum(fit.after for fit in fits) / galaxies,
+    )
+
+
+def _question(concentration: NDArray[np.floating], votes: NDArray[np.integer]) -> _Fit:
+    """Fit one question to the galaxies of whom it was asked: concentrations and votes of its answers."""
+    asked = np.flatnonzero(votes.sum(axis=1) > 0)
+    given = torch.from_numpy(np.asarray(concentration[asked], dtype=np.float64))
+    counts = torch.from_numpy(votes[asked])
+    answers = votes.shape[1]
+    member, table = torch.ones(answers, 1, dtype=torch.float64), torch.arange(answers)[None]
 
     def loss(offset: Tensor, slope: Tensor, sharpness: Tensor, shift: Tensor) -> Tensor:
         calibrated = calibrated_concentration(given, member, offset, torch.exp(slope), torch.exp(sharpness), shift)
         return dirichlet_multinomial_nll(counts, calibrated, table).sum()
 
-    q = len(tree.questions)
-    fit = _descend(loss, {"offset": q, "slope": q, "sharpness": q, "shift": tree.n_answers})
-    return VotesCalibration(
-        offset=tuple(fit.values["offset"]),
-        slope=tuple(np.exp(fit.values["slope"])),
-        sharpness=tuple(np.exp(fit.values["sharpness"])),
-        shift=tuple(fit.values["shift"]),
-        galaxies=galaxies,
-        **fit.per_galaxy(galaxies),
-    )
+    return _descend(loss, {"offset": 1, "slope": 1, "sharpness": 1, "shift": answers})
 
 
 def calibrate_classes(

@@ -21,7 +21,7 @@ from gzsurvey.training.calibrate import calibrate_votes
 from gzsurvey.training.data import as_input
 
 VOTES = "concentration"
-CALIBRATION_GALAXIES = 20_000
+CALIBRATION_GALAXIES = 10_000
 """Enough to know a question that one galaxy in a hundred is asked."""
 
 
@@ -35,7 +35,7 @@ def summed_votes_loss(network: Network, store: Store, rows: NDArray[np.int64], d
 def votes_calibration(
     network: Network, store: Store, rows: NDArray[np.int64], device: torch.device, seed: int
 ) -> dict[str, VotesCalibration]:
-    """Calibrate the votes of a network on some galaxies, at most 20,000; empty where that cannot be told.
+    """Calibrate the votes of a network on some galaxies, at most 10,000; empty where that cannot be told.
 
     Parameters
     ----------
