@@ -268,12 +268,14 @@ class Card(_Part):
     """D, columns of the output ``embedding``."""
     heads: Annotated[tuple[Head, ...], Field(min_length=1)]
     """What the model predicts: one output each, besides ``embedding``."""
+    members: Annotated[int, Field(ge=1, le=100)] = 1
+    """Networks in the file. From two on, outputs of heads are (batch, member, ...); the embedding is the first's."""
     default_campaign: str | None = None
     """Whose volunteers a catalogue imitates unless it is told otherwise."""
     embedding_reference: EmbeddingReference | None = None
     """None: no `ood_distance`, no `ood_score`."""
-    calibration: dict[str, Calibration] = {}
-    """By output: parameters of the calibration inside the graph, so that it can be undone; none: not calibrated."""
+    calibration: dict[str, tuple[Calibration | None, ...]] = {}
+    """By output, one for each member: parameters of the calibration inside the graph, so that it can be undone."""
     training_ranges: dict[str, TrainingRange] = {}
     """By quantity: ``r50`` (arcsec), ``mag``."""
     training_cells: dict[str, tuple[int, ...]] | None = None
@@ -310,9 +312,10 @@ class Card(_Part):
 
     def _check_calibration(self) -> None:
         heads = {head.output: head for head in self.heads}
-        for output, calibration in self.calibration.items():
-            if output not in heads or heads[output].kind != calibration.kind:
-                raise ValueError(f"'calibration' has {output!r} of kind {calibration.kind!r}, which fits no head")
+        for output, calibrations in self.calibration.items():
+            kinds = {calibration.kind for calibration in calibrations if calibration is not None}
+            if output not in heads or len(calibrations) != self.members or not kinds <= {heads[output].kind}:
+                raise ValueError(f"'calibration' of {output!r} must have the kind of its head, once for each member")
 
     @property
     def votes(self) -> VotesHead | None:
@@ -327,7 +330,9 @@ class Card(_Part):
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every ONNX output after its batch dimension."""
-        return {name: (width,) for name, width in self.outputs.items()}
+        side_by_side = (self.members,) if self.members > 1 else ()
+        heads = {head.output: (*side_by_side, head.width) for head in self.heads}
+        return {"embedding": (self.embedding_size,)} | heads
 
     @property
     def licence_notes(self) -> tuple[str, ...]:
@@ -347,7 +352,8 @@ class Card(_Part):
 
     def __str__(self) -> str:
         size = self.preparation.image_size
-        outputs = ", ".join(f"{name} (batch, {width})" for name, width in self.outputs.items())
+        shapes = {name: ", ".join(map(str, shape)) for name, shape in self.output_shapes.items()}
+        outputs = ", ".join(f"{name} (batch, {shape})" for name, shape in shapes.items())
         lines = [f"{self.name}: image {self.input_type} (batch, 3, {size}, {size}) to {outputs}"]
         if self.torch_difference:
             differences = ", ".join(f"{name} {value:.1e}" for name, value in self.torch_difference.items())

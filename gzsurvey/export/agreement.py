@@ -100,7 +100,7 @@ def _difference(
     elif kind == "votes":
         scale = np.where(finite, np.abs(expected), 1.0)
     elif kind == "number":
-        scale = np.where(finite, np.abs(expected), 1.0)[:, 1:]
+        scale = np.where(finite, np.abs(expected), 1.0)[..., 1:]
     else:
         scale = np.float64(1.0)
     return np.abs(difference), np.asarray(scale, dtype=np.float64)

@@ -47,8 +47,12 @@ def _outputs(card: Card) -> Iterator[str]:
     yield from _table(
         ("output", "shape", "meaning"),
         [("`embedding`", f"(batch, {card.embedding_size})", "where the galaxy lies among others like it")]
-        + [(f"`{head.output}`", f"(batch, {head.width})", _meaning(head)) for head in card.heads],
+        + [(f"`{head.output}`", _shape(card.output_shapes[head.output]), _meaning(head)) for head in card.heads],
     )
+    if card.members > 1:
+        yield ""
+        yield f"{card.members} networks stand side by side: a fraction is the mean over members, an interval holds"
+        yield "quantiles of their equal mixture. The embedding is the first's."
     if card.votes is not None:
         yield ""
         yield "A vote fraction is a concentration over the sum of its question. Questions:"
@@ -56,6 +60,10 @@ def _outputs(card: Card) -> Iterator[str]:
         yield from _table(("question", "campaign", "answers"), _questions(card))
         yield ""
         yield f"Campaign whose volunteers a catalogue imitates by default: {card.default_campaign or 'none named'}."
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"(batch, {', '.join(map(str, shape))})"
 
 
 def _meaning(head: Head) -> str:

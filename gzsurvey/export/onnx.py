@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from gzsurvey.card import Card
+from gzsurvey.card import Calibration, Card
 from gzsurvey.errors import CardMismatch, ExportError, OutputConflict
 from gzsurvey.export.agreement import measure
+from gzsurvey.export.ensemble import Ensemble, describe_ensemble
 from gzsurvey.export.graph import OPSET, PixelsToOutputs, to_onnx
 from gzsurvey.export.model_card import model_card
 from gzsurvey.export.pictures import comparison_images
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 _LARGEST_FILE = 2**31 - 1
 _INHERITED = (
-    "simulated", "preparation", "embedding_size", "heads", "calibration", "embedding_reference", "training_ranges",
-    "training_cells", "thumbnails", "dataset_sha256", "recipe_sha256", "credits",
+    "simulated", "preparation", "embedding_size", "heads", "embedding_reference", "training_ranges", "training_cells",
+    "thumbnails", "dataset_sha256", "recipe_sha256", "credits",
 )  # fmt: skip
 
 
@@ -43,7 +44,8 @@ def export(checkpoints: Sequence[str | Path], out: Path | str, campaign: str | N
     Parameters
     ----------
     checkpoints : sequence of str or Path
-        One CHECKPOINT: the OUT of `pretrain` or `finetune`, or a file in it.
+        CHECKPOINTs: the OUT of `pretrain` or `finetune`, or a file in it. Several become the members
+        of an ensemble, whose outputs stand side by side.
     out : Path or str
         The ONNX file. The page has the same name with ``.md``. Repeating the same export
         finishes at once.
@@ -60,26 +62,38 @@ def export(checkpoints: Sequence[str | Path], out: Path | str, campaign: str | N
     Raises
     ------
     gzsurvey.errors.ExportError
-        The checkpoint predicts nothing, or the file differs from torch; nothing is kept.
+        A checkpoint predicts nothing, members differ in what they predict, or the file differs from
+        torch; nothing is kept.
     gzsurvey.errors.OutputConflict
         `out` is there and was made from something else.
     gzsurvey.errors.RecipeError
         There is no such checkpoint.
     """
     out = Path(out)
-    if len(checkpoints) != 1:
-        raise ExportError(f"one CHECKPOINT makes one file, got {len(checkpoints)}; ensembles are not written yet")
     if out.suffix != ".onnx":
         raise ExportError(f"{out}: the name of a model file must end in .onnx")
-    checkpoint = find_checkpoint(str(checkpoints[0]))
-    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    files = [find_checkpoint(str(checkpoint)) for checkpoint in checkpoints]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    repeated = next((str(name) for i, name in enumerate(checkpoints) if digests[i] in digests[:i]), None)
+    if repeated is not None:
+        raise ExportError(f"{repeated} stands twice; the members of an ensemble must differ")
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     if out.exists():
         return _finished(out, sha256, campaign)
     if not out.parent.is_dir():
         raise ExportError(f"{out}: there is no directory {out.parent}")
-    network, info = load_network(checkpoint)
-    card = _with(draft_card(info, out.stem, campaign), checkpoint_sha256=sha256)
+    loaded = [load_network(file) for file in files]
+    infos = [info for _, info in loaded]
+    card = draft_card(describe_ensemble(infos, [str(name) for name in checkpoints]), out.stem, campaign)
+    card = _with(card, checkpoint_sha256=sha256, members=len(files), calibration=_calibrations(infos))
+    network = loaded[0][0] if len(files) == 1 else Ensemble([network for network, _ in loaded])
     return keep(network, card, comparison_images(card.thumbnails, card.preparation.image_size), out)
+
+
+def _calibrations(infos: Sequence[CheckpointInfo]) -> dict[str, tuple[Calibration | None, ...]]:
+    """Return every member's calibration of each output that any of them calibrates."""
+    outputs = dict.fromkeys(output for info in infos for output in info.calibration)
+    return {output: tuple(info.calibration.get(output) for info in infos) for output in outputs}
 
 
 def draft_card(info: CheckpointInfo, name: str, campaign: str | None = None) -> Card:

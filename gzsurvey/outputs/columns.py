@@ -138,6 +138,12 @@ LEADING = Column(
     "the volunteers would be asked",
 )  # fmt: skip
 
+DISAGREEMENT = Column(
+    "{question}_disagreement", "E", ucd="stat.stdev;src.morph.type", display="F6.4",
+    description="{label} ({campaign}): how far the members of the ensemble part: 0 all agree, 0.5 half of them is "
+    "sure of one answer and half of another",
+)  # fmt: skip
+
 OOD_DISTANCE = Column(
     "ood_distance", "E", ucd="stat.value;src.morph.param", display="F8.4",
     description="Distance from the training galaxies in the embedding, in their standard deviations",
@@ -175,6 +181,11 @@ NUMBER_LOWER = Column(
 NUMBER_UPPER = Column(
     "{task}_upper", "E", ucd="src.morph.param;stat.max", description="{task}: upper end of the central 90% interval"
 )
+TASK_DISAGREEMENT = Column(
+    "{task}_disagreement", "E", ucd="stat.stdev;src.morph.type",
+    description="{task}: how far the members of the ensemble part: root mean square distance of their probabilities, "
+    "or of their means, from the mean of all",
+)  # fmt: skip
 
 ROW_COLUMNS = (
     RA, DEC, HEALPIX, STATUS, MISSING_FRACTION, MASKED_FRACTION, CUTOUT_WIDTH, IMAGE_ID, IMAGE_SET,
@@ -183,8 +194,8 @@ ROW_COLUMNS = (
 QUALITY_COLUMNS = (OOD_DISTANCE, OOD_SCORE, IN_TRAINING, FAILS_CUTS)
 FULL_ONLY = (LOWER, UPPER, DIRICHLET)
 PATTERNS: tuple[Column, ...] = (
-    TARGET_ID, *ROW_COLUMNS, LAYER, FRACTION, ASKED, LEADING, *FULL_ONLY, *QUALITY_COLUMNS, SCORE, PROBABILITY,
-    TASK_LEADING, NUMBER, NUMBER_LOWER, NUMBER_UPPER,
+    TARGET_ID, *ROW_COLUMNS, LAYER, FRACTION, ASKED, LEADING, DISAGREEMENT, *FULL_ONLY, *QUALITY_COLUMNS, SCORE,
+    PROBABILITY, TASK_LEADING, NUMBER, NUMBER_LOWER, NUMBER_UPPER, TASK_DISAGREEMENT,
 )  # fmt: skip
 """All columns and patterns, in the order of the catalogue."""
 
@@ -256,7 +267,7 @@ class Layout:
             *stored.layers,
             *(column for question in self.tree.questions for column in self.question_columns(question)),
             *QUALITY_COLUMNS,
-            *(column for task in self.tasks for column in task_columns(task)),
+            *(column for task in self.tasks for column in task_columns(task, self.card.members)),
             *stored.kept,
         )
 
@@ -267,6 +278,7 @@ class Layout:
         about = self._words(question)
         leading = replace(LEADING.of(**about), width=max(len(answer) for answer in question.answers))
         columns += [ASKED.of(**about), leading]
+        columns += [DISAGREEMENT.of(**about)] if self.card.members > 1 else []
         if self.flavour == "full":
             columns += [pattern.of(**words) for pattern in FULL_ONLY for words in answers]
         return tuple(columns)
@@ -319,16 +331,19 @@ class Layout:
             raise TableError("catalogue", f"{len(columns)} columns, and FITS holds {MAX_COLUMNS}: {cure}")
 
 
-def task_columns(head: TaskHead) -> tuple[Column, ...]:
-    """Columns of one finetuned task."""
+def task_columns(head: TaskHead, members: int = 1) -> tuple[Column, ...]:
+    """Columns of one finetuned task, of a model with so many members."""
+    apart = (TASK_DISAGREEMENT.of(task=head.task),) if members > 1 else ()
     if isinstance(head, NumberHead):
         patterns = (NUMBER, NUMBER_LOWER, NUMBER_UPPER)
-        return tuple(replace(pattern.of(task=head.task), unit=head.unit) for pattern in patterns)
+        numbers = (pattern.of(task=head.task) for pattern in patterns)
+        return tuple(replace(column, unit=head.unit) for column in (*numbers, *apart))
     words = [{"task": head.task, "class": column_word(name), "label": name} for name in head.classes]
     columns = (*(SCORE.of(**w) for w in words), *(PROBABILITY.of(**w) for w in words))
     if not isinstance(head, ClassesHead):
-        return columns
-    return (*columns, replace(TASK_LEADING.of(task=head.task), width=max(len(name) for name in head.classes)))
+        return (*columns, *apart)
+    leading = replace(TASK_LEADING.of(task=head.task), width=max(len(name) for name in head.classes))
+    return (*columns, leading, *apart)
 
 
 def layer_column(layer: str, unit: str = "", description: str = "") -> Column:

@@ -1,6 +1,6 @@
 """From what a RUN stores per row to what the catalogues say: pure functions of one block.
 
-Letters: N rows, A answers of the model, K classes, D features of the embedding.
+Letters: N rows, M members of an ensemble, A answers of the model, K classes, D features of the embedding.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from gzsurvey.outliers import embedding_distance
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Layout, column_word
 from gzsurvey.status import Status
-from gzsurvey.votes.fractions import credible_interval, expected_fractions, leading_answer, proportion_asked
+from gzsurvey.votes.fractions import leading_answer, proportion_asked
+from gzsurvey.votes.uncertainty import disagreement, mixture_fractions, mixture_interval, normal_mixture_interval
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
 UNKNOWN = -1
-HALF_WIDTH_90 = 1.6448536269514722
-"""Standard deviations from the mean of a normal distribution to either end of its central 90 %."""
 TRAINING_ORDER = 18
 """HEALPix order of the card's training cells: 0.8 arcsec."""
 
@@ -51,27 +50,31 @@ def catalogue_rows(block: Mapping[str, Array], layout: Layout, measured: Mapping
     stored = (*c.ROW_COLUMNS, *layout.stored.layers, *layout.stored.kept)
     rows |= {column.name: block[column.name] for column in stored}
     if layout.tree.questions:
-        answers = _where(predicted, block["concentration"])[:, layout.answers]
-        rows |= vote_rows(answers, layout)
+        answers = _where(predicted, block["concentration"])[..., layout.answers]
+        rows |= vote_rows(_by_member(answers), layout)
     for task in layout.tasks:
-        rows |= task_rows(_where(predicted, block[task.output]), task, layout.prevalence.get(task.task))
+        output = _by_member(_where(predicted, block[task.output]))
+        rows |= task_rows(output, task, layout.prevalence.get(task.task))
     return rows | quality_rows(block, layout.card, measured or {})
 
 
 def vote_rows(concentration: Array, layout: Layout) -> Rows:
-    """Columns of all questions of `layout`, from concentrations of its answers, float, shape (N, A)."""
+    """Columns of all questions of `layout`, from concentrations of its answers, float, shape (N, M, A)."""
     tree = layout.tree
-    fractions = expected_fractions(concentration, tree)
-    known = np.isfinite(concentration).all(axis=1, keepdims=True)
+    fractions = mixture_fractions(concentration, tree)
+    known = np.isfinite(concentration.sum(axis=(1, 2)))[:, np.newaxis]
+    apart = disagreement(concentration, tree) if concentration.shape[1] > 1 else None
     asked = np.where(known, proportion_asked(fractions, tree), np.nan)
     per_answer = {c.FRACTION: fractions}
     if layout.flavour == "full":
-        lower, upper = credible_interval(concentration, tree)
-        per_answer |= {c.LOWER: lower, c.UPPER: upper, c.DIRICHLET: concentration}
+        lower, upper = mixture_interval(concentration, tree)
+        per_answer |= {c.LOWER: lower, c.UPPER: upper, c.DIRICHLET: concentration.mean(axis=1)}
     rows: Rows = {}
     for number, question in enumerate(tree.questions):
         rows[layout.column_name(c.ASKED, question)] = asked[:, number]
         rows[layout.column_name(c.LEADING, question)] = leading_answer(fractions, asked[:, number], question)
+        if apart is not None:
+            rows[layout.column_name(c.DISAGREEMENT, question)] = apart[:, number]
         for column, answer in enumerate(question.answers, question.start):
             rows |= {layout.column_name(p, question, answer): v[:, column] for p, v in per_answer.items()}
     return rows
@@ -82,27 +85,31 @@ def task_rows(output: Array, head: TaskHead, prevalence: Mapping[str, float] | N
 
     Parameters
     ----------
-    output : float, shape (N, K), or (N, 2) of a number
+    output : float, shape (N, M, K), or (N, M, 2) of a number
         What the model gives; NaN where there is no prediction.
     head : ClassesHead, LabelsHead or NumberHead
         Names the task, and classes with their balance among the labels.
     prevalence : mapping of str to float, optional
         Shares of the classes to expect in the survey.
     """
-    if isinstance(head, NumberHead):
-        return number_rows(output, head)
-    return class_rows(output, head, prevalence)
+    rows = number_rows(output, head) if isinstance(head, NumberHead) else class_rows(output, head, prevalence)
+    if output.shape[1] > 1:
+        guesses = output[:, :, :1] if isinstance(head, NumberHead) else output
+        squared = (guesses - guesses.mean(axis=1, keepdims=True)) ** 2
+        rows[c.TASK_DISAGREEMENT.of(task=head.task).name] = np.sqrt(squared.sum(axis=2).mean(axis=1))
+    return rows
 
 
 def number_rows(output: Array, head: NumberHead) -> Rows:
-    """Columns of a number, from its means and standard deviations (N, 2)."""
-    mean, half = output[:, 0], HALF_WIDTH_90 * output[:, 1]
+    """Columns of a number, from means and standard deviations (N, M, 2) of its members."""
+    lower, upper = normal_mixture_interval(output[:, :, 0], output[:, :, 1])
     names = [column.name for column in c.task_columns(head)]
-    return dict(zip(names, (mean, mean - half, mean + half), strict=True))
+    return dict(zip(names, (output[:, :, 0].mean(axis=1), lower, upper), strict=True))
 
 
-def class_rows(scores: Array, head: ClassesHead | LabelsHead, prevalence: Mapping[str, float] | None) -> Rows:
-    """Columns of classes, from their probabilities (N, K)."""
+def class_rows(output: Array, head: ClassesHead | LabelsHead, prevalence: Mapping[str, float] | None) -> Rows:
+    """Columns of classes, from their probabilities (N, M, K)."""
+    scores = output.mean(axis=1)
     words = [{"task": head.task, "class": column_word(name), "label": name} for name in head.classes]
     corrected = np.full_like(scores, np.nan) if prevalence is None else at_prevalence(scores, head, prevalence)
     rows = {c.SCORE.of(**w).name: scores[:, k] for k, w in enumerate(words)}
@@ -205,6 +212,11 @@ def fails_training_cuts(
             known |= np.isfinite(values)
             outside |= (values < limits.low) | (values > limits.high)
     return np.where(known, outside, UNKNOWN).astype(np.int16)
+
+
+def _by_member(output: Array) -> Array:
+    """Return (N, M, ...) of an output that has no dimension of members where there is one network."""
+    return output if output.ndim == 3 else output[:, np.newaxis]
 
 
 def _predicted(block: Mapping[str, Array]) -> NDArray[np.bool_]:

@@ -41,10 +41,8 @@ class ArraySpec:
     dtype: str
     """A numpy name, or ``str``."""
     role: Role
-    dimension: str = ""
-    """Name of the second dimension; empty: there is none."""
-    width: int = 1
-    """Length of the second dimension."""
+    inner: tuple[tuple[str, int], ...] = ()
+    """Name and length of each dimension after ``row``."""
     attributes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,7 +57,12 @@ class ArraySpec:
     @property
     def bytes_per_row(self) -> int:
         """Before compression; a guess for text."""
-        return 24 if self.dtype == "str" else np.dtype(self.dtype).itemsize * self.width
+        return 24 if self.dtype == "str" else np.dtype(self.dtype).itemsize * math.prod(self.inner_shape)
+
+    @property
+    def inner_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(length for _, length in self.inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def create_arrays(
     group = zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
     chunk = math.gcd(block_rows, ROWS_PER_CHUNK)
     for spec in specs:
-        inner = (spec.width,) if spec.dimension else ()
+        inner = spec.inner_shape
         group.create_array(
             spec.name,
             shape=(rows, *inner),
@@ -111,7 +114,7 @@ def create_arrays(
             fill_value=spec.fill,
             # Embeddings are noise to a compressor, and uncompressed they can be mapped.
             compressors=None if spec.name == "embedding" else zarr.codecs.ZstdCodec(level=1),  # type: ignore[attr-defined]
-            dimension_names=("row", spec.dimension) if spec.dimension else ("row",),
+            dimension_names=("row", *(name for name, _ in spec.inner)),
             attributes={"role": spec.role, **spec.attributes},
         )
 

@@ -70,19 +70,20 @@ def group_attributes(card: Card, model_sha256: str, campaigns: Sequence[str]) ->
 def _output(card: Card, name: str, width: int) -> ArraySpec:
     if name == "embedding":
         about = {"long_name": "Embedding of the galaxy's picture", "ucd": "src.morph.param;meta.modelled"}
-        return ArraySpec(name, "float16", "output", "feature", width, about)
+        return ArraySpec(name, "float16", "output", (("feature", width),), about)
+    members = (("member", card.members),) if card.members > 1 else ()
     head = next(head for head in card.heads if head.output == name)
     if isinstance(head, VotesHead):
         about = {"long_name": "Dirichlet concentration of volunteers' votes", "ucd": "stat.fit.param;src.morph.type"}
         answers = [f"{q.name}_{answer}" for q in head.tree.questions for answer in q.answers]
-        return ArraySpec(name, "float32", "output", "answer", width, about | {"answers": answers})
+        return ArraySpec(name, "float32", "output", (*members, ("answer", width)), about | {"answers": answers})
     if isinstance(head, NumberHead):
         about = {"long_name": f"Mean and standard deviation of {head.task}", "ucd": "src.morph.param;meta.modelled"}
         about |= {"units": head.unit} if head.unit else {}
-        return ArraySpec(name, "float32", "output", f"{head.task}_moment", width, about)
+        return ArraySpec(name, "float32", "output", (*members, (f"{head.task}_moment", width)), about)
     about = {"long_name": f"Probability of the classes of {head.task}", "ucd": "stat.probability;src.morph.type"}
-    dimension = f"{head.task}_class"
-    return ArraySpec(name, "float32", "output", dimension, width, about | {"classes": list(head.classes)})
+    inner = (*members, (f"{head.task}_class", width))
+    return ArraySpec(name, "float32", "output", inner, about | {"classes": list(head.classes)})
 
 
 def _kept(info: ColumnInfo, values: NDArray[Any]) -> ArraySpec:

@@ -7,9 +7,11 @@ Letters: N galaxies, M members of the mixture, A answers (columns of a `Decision
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincinv, gammaln
+from scipy.special import betainc, betaincinv, gammaln, ndtr, ndtri
 
 from gzsurvey.votes.fractions import expected_fractions
 from gzsurvey.votes.tree import DecisionTree
@@ -49,6 +51,29 @@ def mixture_interval(concentrations: Floats, tree: DecisionTree, level: float = 
     a, b = _marginals(concentrations, tree)
     tail = (1.0 - level) / 2.0
     return _mixture_quantile(a, b, tail), _mixture_quantile(a, b, 1.0 - tail)
+
+
+def normal_mixture_interval(mean: Floats, deviation: Floats, level: float = 0.9) -> tuple[Floats, Floats]:
+    """Central interval of an equal mixture of normal distributions.
+
+    Parameters
+    ----------
+    mean, deviation : float, shape (N, M)
+        Of each member; NaN gives NaN.
+    level : float
+        Probability inside the interval.
+
+    Returns
+    -------
+    lower, upper : float64, shape (N,)
+    """
+    tail = (1.0 - level) / 2.0
+
+    def below(value: Floats) -> Floats:
+        return np.asarray(ndtr((value[:, np.newaxis] - mean) / deviation).mean(axis=1))
+
+    lower, upper = (_inverted(below, mean + ndtri(p) * deviation, p) for p in (tail, 1.0 - tail))
+    return lower, upper
 
 
 def disagreement(concentrations: Floats, tree: DecisionTree) -> Floats:
@@ -132,14 +157,22 @@ def _marginals(concentrations: Floats, tree: DecisionTree) -> tuple[Floats, Floa
 
 
 def _mixture_quantile(a: Floats, b: Floats, probability: float) -> Floats:
-    """Invert the mean of the members' distribution functions by halving, (N, M, A) to (N, A)."""
-    own = betaincinv(a, b, probability)
+    """Quantile of the equal mixture of the members' beta distributions, (N, M, A) to (N, A)."""
+
+    def below(fraction: Floats) -> Floats:
+        return np.asarray(betainc(a, b, fraction[:, np.newaxis]).mean(axis=1))
+
+    return _inverted(below, betaincinv(a, b, probability), probability)
+
+
+def _inverted(below: Callable[[Floats], Floats], own: Floats, probability: float) -> Floats:
+    """Invert a mixture's distribution function by halving, between the quantiles (N, M, ...) of its members."""
     low, high = own.min(axis=1), own.max(axis=1)
-    if a.shape[1] == 1:
+    if own.shape[1] == 1:
         return np.asarray(low)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        too_low = betainc(a, b, middle[:, np.newaxis]).mean(axis=1) < probability
+        too_low = below(middle) < probability
         low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
     return np.where(np.isfinite(own).all(axis=1), (low + high) / 2.0, np.nan)
 

@@ -181,7 +181,7 @@ def test_a_card_that_does_not_fit_is_not_kept(small_card: Card, images: np.ndarr
 
 
 def test_bad_requests_are_one_line_each(checkpoint: Path, info: CheckpointInfo, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="one CHECKPOINT"):
+    with pytest.raises(ExportError, match="stands twice"):
         export([checkpoint, checkpoint], tmp_path / "m.onnx")
     with pytest.raises(RecipeError, match="no checkpoint"):
         export([tmp_path / "nothing"], tmp_path / "m.onnx")

@@ -84,9 +84,10 @@ def make_block(card: Card, n: int = 50, seed: int = 1) -> dict[str, np.ndarray]:
         "embedding": rng.normal(size=(n, EMBEDDING)).astype(np.float16),
     }
     for head in card.heads:
-        values = rng.uniform(1, 101, (n, head.width)).astype(np.float32)
-        values = values if head.kind == "votes" else values / values.sum(axis=1, keepdims=True)
-        block[head.output] = np.where(good[:, None], values, np.nan).astype(np.float32)
+        values = rng.uniform(1, 101, (n, *card.output_shapes[head.output])).astype(np.float32)
+        values = values if head.kind == "votes" else values / values.sum(axis=-1, keepdims=True)
+        values[~good] = np.nan
+        block[head.output] = values
     return block
 
 

@@ -82,7 +82,7 @@ def test_prevalence_is_bayes() -> None:
 def test_classes_that_do_not_exclude_each_other_have_no_leader_and_odds_of_their_own() -> None:
     head = LabelsHead(task="tidal", classes=("tail", "shell"), balance={"tail": 0.5, "shell": 0.2})
     scores = np.array([[0.8, 0.7], [np.nan, np.nan]])
-    rows = task_rows(scores, head, {"tail": 0.1, "shell": 0.2})
+    rows = task_rows(scores[:, None], head, {"tail": 0.1, "shell": 0.2})
     assert list(rows) == ["tidal_tail_score", "tidal_shell_score", "tidal_tail_probability", "tidal_shell_probability"]
     assert [column.name for column in task_columns(head)] == list(rows)
     odds = 0.8 / 0.2 * (0.1 / 0.9) / (0.5 / 0.5)
@@ -92,13 +92,42 @@ def test_classes_that_do_not_exclude_each_other_have_no_leader_and_odds_of_their
 
 def test_a_number_has_its_central_interval_and_its_unit() -> None:
     head = NumberHead(task="bulge", unit="arcsec", trained_on=TrainingRange(low=0, high=9))
-    rows = task_rows(np.array([[3.0, 0.5], [np.nan, np.nan]]), head)
+    rows = task_rows(np.array([[[3.0, 0.5]], [[np.nan, np.nan]]]), head)
     columns = task_columns(head)
     assert [column.name for column in columns] == list(rows) == ["bulge", "bulge_lower", "bulge_upper"]
     assert {column.unit for column in columns} == {"arcsec"}
     found = [rows[name][0] for name in ("bulge_lower", "bulge_upper")]
     np.testing.assert_allclose(found, norm.interval(0.9, 3.0, 0.5))
     assert np.isnan(rows["bulge"][1])
+
+
+def test_members_are_one_mixture_and_say_how_far_they_part() -> None:
+    card = make_card(members=2)
+    block = make_block(card)
+    layout = Layout(card, ("gz_decals_dr8",), make_stored(), "full")
+    rows = catalogue_rows(block, layout)
+    assert {column.name for column in layout.columns} <= set(rows)
+    one, two = (block["concentration"][:, m, layout.answers].astype(float) for m in (0, 1))
+    bar = next(q for q in layout.tree.questions if q.label == "bar").columns
+    fractions = [a[GOOD][:, bar] / a[GOOD][:, bar].sum(axis=1, keepdims=True) for a in (one, two)]
+    np.testing.assert_allclose(rows["bar_strong_fraction"][GOOD], np.mean(fractions, axis=0)[:, 0])
+    apart = np.sqrt(((fractions[0] - fractions[1]) ** 2).sum(axis=1) / 4 / 2)
+    np.testing.assert_allclose(rows["bar_disagreement"][GOOD], apart)
+    scores = block["ring_probability"][GOOD].astype(float)
+    np.testing.assert_allclose(rows["ring_Ring_score"][GOOD], scores[:, :, 0].mean(axis=1))
+    apart = np.abs(scores[:, 0] - scores[:, 1])[:, 0] / 2**0.5
+    np.testing.assert_allclose(rows["ring_disagreement"][GOOD], apart, rtol=1e-5)
+    assert np.isnan(rows["bar_disagreement"][~GOOD]).all()
+    assert "bar_disagreement" not in ROWS
+
+
+def test_the_interval_of_a_numbers_members_is_that_of_draws_from_all_of_them() -> None:
+    head = NumberHead(task="bulge", trained_on=TrainingRange(low=0, high=9))
+    rows = task_rows(np.array([[[3.0, 0.5], [4.0, 1.0]]]), head)
+    draws = np.concatenate([np.random.default_rng(1).normal(m, s, 400_000) for m, s in ((3.0, 0.5), (4.0, 1.0))])
+    expected = np.quantile(draws, [0.05, 0.95])
+    np.testing.assert_allclose([rows["bulge_lower"][0], rows["bulge_upper"][0]], expected, atol=0.01)
+    assert (rows["bulge"][0], rows["bulge_disagreement"][0]) == (3.5, 0.5)
 
 
 def test_another_campaign_is_only_another_layout() -> None:

@@ -17,8 +17,8 @@ SPECS = (
     ArraySpec("status", "int16", "row"),
     ArraySpec("reason", "str", "row"),
     ArraySpec("flag", "int32", "kept", attributes={"null": -(2**31)}),
-    ArraySpec("embedding", "float16", "output", "feature", 5),
-    ArraySpec("concentration", "float32", "output", "answer", 3, {"answers": ["a", "b", "c"]}),
+    ArraySpec("embedding", "float16", "output", (("feature", 5),)),
+    ArraySpec("concentration", "float32", "output", (("answer", 3),), {"answers": ["a", "b", "c"]}),
 )
 ROWS, BLOCK = 1300, 512
 
@@ -70,7 +70,7 @@ def test_a_shard_is_one_file_whose_bytes_depend_on_the_rows_alone(path: Path, tm
 def test_rows_that_are_all_fill_values_still_make_a_file(path: Path, tmp_path: Path) -> None:
     empty = {}
     for spec in SPECS:
-        shape = (BLOCK, spec.width) if spec.dimension else (BLOCK,)
+        shape = (BLOCK, *spec.inner_shape)
         empty[spec.name] = np.full(shape, spec.fill, object if spec.dtype == "str" else spec.dtype)
     assert set(store.write_block(path, tmp_path / "aside", 0, empty)) == {spec.name for spec in SPECS}
 
