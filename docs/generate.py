@@ -13,7 +13,19 @@ from pydantic import BaseModel
 
 from gzsurvey.cli import cli
 from gzsurvey.outputs.reference import columns_page
-from gzsurvey.recipes import campaign, cluster, columns, dataset, demo, preparation, simulation, study, survey, training
+from gzsurvey.recipes import (
+    campaign,
+    cluster,
+    columns,
+    dataset,
+    demo,
+    detectability,
+    preparation,
+    simulation,
+    study,
+    survey,
+    training,
+)
 
 REFERENCE = Path(__file__).parent / "reference"
 RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
@@ -29,6 +41,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
     "study": (
         study.StudyRecipe, study.VariantRecipe, study.DatasetOfStudy, study.TaskRecipe, study.LabelsRecipe, study.Cut,
     ),
+    "detectability": (detectability.DetectabilityRecipe,),
     "classify and plan": (survey.SurveyRecipe,),
     "cluster profiles": (cluster.ClusterProfile,),
     "demo": (demo.DemoRecipe, demo.DemoSky, demo.DemoChecks),

@@ -251,6 +251,23 @@ def study(recipe: str, out: Path, workers: int | None, device: str, overrides: t
 
 
 @cli.command()
+@click.argument("checkpoint")
+@click.argument("out", type=Directory)
+@click.option("--recipe", default="detectability", help="Shipped name or YAML file.")
+@device
+@overrides
+def detectability(checkpoint: str, out: Path, recipe: str, device: str, overrides: tuple[str, ...]) -> None:
+    """Follow vote fractions as simulated galaxies become fainter, smaller, blurred and noisier.
+
+    Example: gzsurvey detectability pretrained detectability
+    """
+    from gzsurvey.evaluation.detectability import detectability as follow
+    from gzsurvey.recipes.detectability import load_detectability_recipe
+
+    click.echo(follow(load_detectability_recipe(recipe, overrides), checkpoint, out, device))
+
+
+@cli.command()
 @click.argument("checkpoints", nargs=-1, required=True)
 @click.argument("model", type=File)
 @click.option("--campaign", default=None, help="Whose volunteers a catalogue imitates. [default: most training votes]")

@@ -78,10 +78,15 @@ class Sight:
 
 def _visible(galaxies: Galaxies, region: Region) -> Values:
     sharpness = np.log2(galaxies["r50"] / region.psf_fwhm_arcsec[1])
+    strength = np.log10(signal_to_noise(galaxies, region))
+    return _logistic(1.7 * (sharpness - 0.5)) * _logistic((strength - 1.9) / 0.22)
+
+
+def signal_to_noise(galaxies: Galaxies, region: Region) -> Values:
+    """Half of a galaxy's r-band light over the sky noise inside its half-light radius, shape (N,)."""
     sky = float(Conditions.of(region).sky[1]) / region.pixel_scale_arcsec
     half_light = 0.5 * 10 ** (-0.4 * (galaxies["mag_r"] - 22.5))
-    signal_to_noise = half_light / (sky * np.sqrt(np.pi) * galaxies["r50"])
-    return _logistic(1.7 * (sharpness - 0.5)) * _logistic((np.log10(signal_to_noise) - 1.9) / 0.22)
+    return np.asarray(half_light / (sky * np.sqrt(np.pi) * galaxies["r50"]), dtype=np.float64)
 
 
 def _logistic(value: Values) -> Values:

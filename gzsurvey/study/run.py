@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -18,6 +17,7 @@ from gzsurvey.dataset.store import Store
 from gzsurvey.errors import RecipeError
 from gzsurvey.model.checkpoint import write_aside
 from gzsurvey.progress import Progress
+from gzsurvey.recipes.cluster import cores
 from gzsurvey.recipes.dataset import DatasetRecipe, HoldOut, load_dataset_recipe
 from gzsurvey.recipes.simulation import load_simulation_recipe
 from gzsurvey.recipes.study import StudyRecipe
@@ -75,7 +75,7 @@ def study(recipe: StudyRecipe, out: Path, device: str = "auto", workers: int | N
     tasks = {task.name: load_task(task.name, out / "tasks") for task in recipe.tasks}
     if not finished:
         write_aside(paths.held_out, json.dumps(check_held_out(tasks, Store(paths.store)), indent=1).encode())
-        _fill(recipe, tasks, out, chosen.type, workers or (1 if chosen.type == "cuda" else _cores()))
+        _fill(recipe, tasks, out, chosen.type, workers or (1 if chosen.type == "cuda" else cores()))
     results = collect_results(recipe, tasks, out)
     text = as_markdown(results)
     write_aside(paths.result("json"), json.dumps(results, indent=1).encode())
@@ -83,10 +83,6 @@ def study(recipe: StudyRecipe, out: Path, device: str = "auto", workers: int | N
     draw_figure(results, paths.result("png"))
     job.finish(out, description)
     return text
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _store(recipe: StudyRecipe, paths: StudyPaths) -> tuple[Store, Path]:
@@ -148,9 +144,7 @@ class _Pool:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self.executor = ProcessPoolExecutor(
-            workers, get_context("spawn"), _start_worker, (max(1, _cores() // workers),)
-        )
+        self.executor = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (max(1, cores() // workers),))
 
     def __enter__(self) -> Callable[[str, Sequence[Job]], None]:
         return self.run

@@ -1,0 +1,69 @@
+"""Zoobot's own finetuning, with its defaults; run by the Python of an environment that has zoobot.
+
+``python contestant_zoobot.py JOB.json``: ``encoder`` (a timm name), ``weights`` (safetensors of it, or null), ``size``
+(pixels), ``classes``, ``catalogues`` (CSV with ``file_loc``, ``label``, ``part``: train, val or test), ``out``. Writes
+``OUT.npy``, the probabilities of the test galaxies, and prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from galaxy_datasets.pytorch.galaxy_datamodule import CatalogDataModule
+from galaxy_datasets.transforms import default_view_config, get_galaxy_transform, minimal_view_config
+from safetensors.torch import load_file
+from zoobot.pytorch.training.finetune import FinetuneableZoobotClassifier, get_trainer
+
+
+def main() -> None:
+    """Finetune, predict, say how long it took."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.INFO)
+    job = json.loads(Path(sys.argv[1]).read_text())
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(job["seed"])
+    table = pd.read_csv(job["catalogue"])
+    parts = {part: rows.reset_index(drop=True) for part, rows in table.groupby("part")}
+    views = {name: get_galaxy_transform(resized(config(), job["size"]))
+             for name, config in (("train", default_view_config), ("test", minimal_view_config))}  # fmt: skip
+    data = CatalogDataModule(
+        label_cols=["label"], train_catalog=parts["train"], val_catalog=parts["val"], test_catalog=parts["test"],
+        predict_catalog=parts["test"], train_transform=views["train"], test_transform=views["test"],
+        batch_size=min(256, len(parts["train"])), num_workers=0,
+    )  # fmt: skip
+    encoder = timm.create_model(job["encoder"], num_classes=0)
+    if job["weights"] is not None:
+        encoder.load_state_dict(load_file(job["weights"]))
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        model = FinetuneableZoobotClassifier(num_classes=job["classes"], encoder=encoder, prog_bar=False, seed=job["seed"])
+        trainer = get_trainer(folder, accelerator="cpu", logger=False, enable_progress_bar=False,
+                              enable_model_summary=False)  # fmt: skip
+        trainer.fit(model, data)
+        best = FinetuneableZoobotClassifier.load_from_checkpoint(
+            trainer.checkpoint_callback.best_model_path, encoder=encoder, weights_only=False
+        )
+        seconds = time.perf_counter() - began
+        predicted = torch.cat(trainer.predict(best, data)).double().numpy()
+    np.save(job["out"], predicted)
+    print(json.dumps({"seconds": seconds, "epochs": trainer.current_epoch}))
+
+
+def resized(config: object, size: int) -> object:
+    """Set the size of a view configuration."""
+    config.output_size = size  # type: ignore[attr-defined]
+    return config
+
+
+if __name__ == "__main__":
+    main()
