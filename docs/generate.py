@@ -13,7 +13,19 @@ from pydantic import BaseModel
 
 from gzsurvey.cli import cli
 from gzsurvey.outputs.reference import columns_page
-from gzsurvey.recipes import campaign, cluster, columns, dataset, demo, preparation, simulation, study, survey, training
+from gzsurvey.recipes import (
+    campaign,
+    cluster,
+    columns,
+    dataset,
+    demo,
+    evaluation,
+    preparation,
+    simulation,
+    study,
+    survey,
+    training,
+)
 
 REFERENCE = Path(__file__).parent / "reference"
 RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
@@ -26,6 +38,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
         training.HybridRecipe, training.AugmentationRecipe, training.GuardRecipe,
     ),
     "finetune": (training.FinetuneRecipe,),
+    "evaluate": (evaluation.EvaluationRecipe,),
     "study": (
         study.StudyRecipe, study.VariantRecipe, study.DatasetOfStudy, study.TaskRecipe, study.LabelsRecipe, study.Cut,
     ),

@@ -280,13 +280,13 @@ def test_real_galaxies_of_galaxy_zoo_2(shared_data: Path, tmp_path: Path) -> Non
     source = {
         "name": "gz2", "campaign": "gz2", "images": str(shared_data / "gz2_sdss" / "images.zip"),
         "catalogue": str(shared_data / "gz2_sdss" / "catalogue.csv"), "id_column": "galaxy_id",
-        "image_column": "image", "columns": "kaggle_gz2", "assumed_votes": 44,
+        "image_column": "image", "columns": "kaggle_gz2", "assumed_votes": 44, "limit": 500,
     }  # fmt: skip
     content = {"name": "gz2", "answers": "gz2", "preparation": {"image_size": 32}, "sources": [source],
                "splits": {"train": 0.5, "validation": 0.1, "test": 0.4}}  # fmt: skip
     built = dataset.build(DatasetRecipe.model_validate(content), tmp_path / "store")
     recipe = load_pretrain_recipe(
-        "pretrain", ["approach=supervised", "encoder.name=test_resnet", "batch_size=64", "steps=60"]
+        "pretrain", ["approach=supervised", "encoder.name=test_resnet", "batch_size=64", "steps=40"]
     )
     pretrain(recipe, built.path, tmp_path / "pretrained", "cpu")
     evaluate(QUICK, Mixture((str(tmp_path / "pretrained"),)), tmp_path / "out", Given(built.path))
