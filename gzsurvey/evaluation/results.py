@@ -122,12 +122,12 @@ def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: Eva
         else:
             answered = Answered(
                 question, rows, sample.votes[rows, question.columns].astype(np.int64), sample.counted[rows],
-                outputs[rows][:, :, columns].astype(np.float64),
+                _taken(outputs, rows, columns),
             )  # fmt: skip
             measured = measuring.question(answered, sample.galaxies)
             if sample.truth is not None and truly is not None:
                 simulated = np.flatnonzero(truly[:, number])
-                given = outputs[simulated][:, :, columns].astype(np.float64)
+                given = _taken(outputs, simulated, columns)
                 measured["truth"] = measuring.truth(question, sample.truth[simulated, question.columns], given)
             questions[question.name] = measured
             galleries.add(answered.rows, answered.squared_error, answered.variance, _notes(answered))
@@ -142,6 +142,11 @@ def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: Eva
         "questions_left_out": left_out,
         "galleries": galleries.chosen(recipe.gallery, sample.galaxies),
     }
+
+
+def _taken(outputs: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+    """Copy some rows and columns of mapped outputs, and no others, float64, (n, M, A)."""
+    return np.asarray(outputs[np.ix_(rows, np.arange(outputs.shape[1]), columns)], dtype=np.float64)
 
 
 def _notes(answered: Answered) -> list[str]:
