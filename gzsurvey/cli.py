@@ -241,7 +241,8 @@ def finetune(
               help="Of the labels: a store, directory, zip, tar or parquet. [default: --dataset]")  # fmt: skip
 @click.option("--truth", type=click.Path(path_type=Path, exists=True), default=None, metavar="TABLE|FOLDER",
               help="A simulation's true fractions: id and {vote column}_fraction, or {campaign}.parquet.")  # fmt: skip
-@click.option("--by", default=None, metavar="A,B,C", help="Numbers along which errors are shown. [default: r50,mag]")
+@click.option("--by", default=None, metavar="A,B,C",
+              help="Show errors along these columns of the labels. [default, of a store: r50,mag]")  # fmt: skip
 @click.option("--member", "members", multiple=True, metavar="CHECKPOINT", help="Mixed with CHECKPOINT; repeatable.")
 @click.option("--passes", type=click.IntRange(1, 100), default=1, help="Members made of each checkpoint.")
 @click.option("--vary", type=click.Choice(["dropout", "views"]), default="dropout", help="What differs between passes.")
