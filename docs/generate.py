@@ -20,6 +20,7 @@ from gzsurvey.recipes import (
     dataset,
     demo,
     detectability,
+    evaluation,
     preparation,
     simulation,
     study,
@@ -38,6 +39,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
         training.HybridRecipe, training.AugmentationRecipe, training.GuardRecipe,
     ),
     "finetune": (training.FinetuneRecipe,),
+    "evaluate": (evaluation.EvaluationRecipe,),
     "study": (
         study.StudyRecipe, study.VariantRecipe, study.DatasetOfStudy, study.TaskRecipe, study.LabelsRecipe, study.Cut,
     ),

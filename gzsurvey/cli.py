@@ -232,6 +232,37 @@ def finetune(
 
 
 @cli.command()
+@click.argument("checkpoint")
+@click.argument("out", type=Directory)
+@click.option("--dataset", type=Directory, default=None, help="A store, whose votes are the truth.")
+@click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", help="Of the store.")
+@click.option("--labels", type=ExistingFile, default=None, help="Table of a finetuned task's labels, instead of votes.")
+@click.option("--images", type=click.Path(path_type=Path, exists=True), default=None,
+              help="Of the labels: a store, directory, zip, tar or parquet. [default: --dataset]")  # fmt: skip
+@click.option("--truth", type=click.Path(path_type=Path, exists=True), default=None, metavar="TABLE|FOLDER",
+              help="A simulation's true fractions: id and {vote column}_fraction, or {campaign}.parquet.")  # fmt: skip
+@click.option("--by", default=None, metavar="A,B,C",
+              help="Show errors along these columns of the labels. [default, of a store: r50,mag]")  # fmt: skip
+@click.option("--member", "members", multiple=True, metavar="CHECKPOINT", help="Mixed with CHECKPOINT; repeatable.")
+@click.option("--passes", type=click.IntRange(1, 100), default=1, help="Members made of each checkpoint.")
+@click.option("--vary", type=click.Choice(["dropout", "views"]), default="dropout", help="What differs between passes.")
+@click.option("--recipe", default="evaluate", help="Shipped name or YAML file.")
+@device
+@overrides
+def evaluate(checkpoint: str, out: Path, recipe: str, device: str, overrides: tuple[str, ...], **given: Any) -> None:
+    """Say how good a checkpoint is: errors, calibration, purity, figures, galaxies it gets wrong.
+
+    Example: gzsurvey evaluate pretrained evaluated --dataset store
+    """
+    from gzsurvey import evaluation
+    from gzsurvey.recipes.evaluation import load_evaluation_recipe
+
+    mixture = evaluation.Mixture((checkpoint, *given.pop("members")), given.pop("passes"), given.pop("vary"))
+    galaxies = evaluation.Given(**given | {"by": _names(given["by"])})
+    click.echo(evaluation.evaluate(load_evaluation_recipe(recipe, overrides), mixture, out, galaxies, device))
+
+
+@cli.command()
 @click.argument("recipe")
 @click.argument("out", type=Directory)
 @click.option(

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gzsurvey.evaluation.intervals import weighted_metrics
+
 METRICS = ("accuracy", "balanced_accuracy", "roc_auc")
-LEVEL = 0.95
 
 Floats = NDArray[np.float64]
 
@@ -66,63 +67,3 @@ def resampled(
         )
         for name in METRICS
     }
-
-
-def interval(values: Floats) -> tuple[float, float]:
-    """Return the central 95 % of resampled values."""
-    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def weighted_metrics(probability: NDArray[np.floating], target: NDArray[np.int64], weight: Floats) -> dict[str, Floats]:
-    """Measure classes where galaxies count several times or not at all.
-
-    Parameters
-    ----------
-    probability : float, shape (N, K)
-    target : int64, shape (N,)
-    weight : float64, shape (R, N)
-        How often each galaxy counts, in each of R resamples.
-
-    Returns
-    -------
-    dict of str to float64, shape (R,)
-        `METRICS`. ROC-AUC of more than two classes: mean over classes, each against the rest.
-    """
-    right = (probability.argmax(axis=1) == target).astype(np.float64)
-    member = np.equal.outer(target, np.arange(probability.shape[1])).astype(np.float64)
-    per_class = weight @ member
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = (weight @ (member * right[:, None])) / per_class
-    columns = [1] if probability.shape[1] == 2 else range(probability.shape[1])
-    areas = [weighted_auc(probability[:, k], member[:, k], weight) for k in columns]
-    return {
-        "accuracy": (weight @ right) / weight.sum(axis=1),
-        "balanced_accuracy": _mean_of_known(recall),
-        "roc_auc": _mean_of_known(np.stack(areas, axis=1)),
-    }
-
-
-def _mean_of_known(values: Floats) -> Floats:
-    """Mean over the last axis without NaN, NaN where all are."""
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(known, values, 0.0).sum(axis=-1) / known.sum(axis=-1))
-
-
-def weighted_auc(score: NDArray[np.floating], positive: Floats, weight: Floats) -> Floats:
-    """Area under the ROC curve, ties counted half, shape (R,); NaN where a class is absent.
-
-    Parameters
-    ----------
-    score, positive : float, shape (N,)
-        Positive is 1 or 0.
-    weight : float64, shape (R, N)
-    """
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)
-    ups = np.add.reduceat(weight[:, order] * positive[order], starts, axis=1)
-    downs = np.add.reduceat(weight[:, order] * (1.0 - positive[order]), starts, axis=1)
-    below = np.cumsum(downs, axis=1) - 0.5 * downs
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((ups * below).sum(axis=1) / (ups.sum(axis=1) * downs.sum(axis=1)))

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gzsurvey.evaluation.intervals import interval
 from gzsurvey.recipes.study import StudyRecipe
 from gzsurvey.study.cells import Cell, arms, cells, modes
-from gzsurvey.study.intervals import METRICS, Draws, interval, resampled
+from gzsurvey.study.intervals import METRICS, Draws, resampled
 from gzsurvey.study.paths import StudyPaths
 from gzsurvey.study.tasks import Task
 
@@ -91,7 +92,7 @@ def _stated(values: dict[str, Any]) -> dict[str, dict[str, float]]:
     said = {}
     for name, (mean, resamples) in values.items():
         low, high = interval(resamples)
-        said[name] = {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4)}
+        said[name] = {"mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
     return said
 
 

@@ -108,9 +108,7 @@ class Comparison:
                         print(found[-1], flush=True)
         return found
 
-    def ours(
-        self, start: str, chosen: NDArray[np.int64], test: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], float]:
+    def ours(self, start: str, chosen: NDArray[np.int64], test: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
         """Finetune by gzsurvey's defaults."""
         labels = self.folder / "labels.csv"
         ids = np.array(self.ids)[chosen]
@@ -122,7 +120,9 @@ class Comparison:
         checkpoint = str(self.options.checkpoint) if start == "pretrained" else "none"
         began = time.perf_counter()
         # The pictures of the folder are prepared already, so nothing is cropped again.
-        finetune(load_finetune_recipe("finetune", changes), self._uncropped(checkpoint), out, labels, self.folder, "cpu")
+        finetune(
+            load_finetune_recipe("finetune", changes), self._uncropped(checkpoint), out, labels, self.folder, "cpu"
+        )
         seconds = time.perf_counter() - began
         network, _ = load_network(find_checkpoint(str(out)))
         with torch.inference_mode():

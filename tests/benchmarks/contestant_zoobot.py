@@ -46,7 +46,9 @@ def main() -> None:
         encoder.load_state_dict(load_file(job["weights"]))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        model = FinetuneableZoobotClassifier(num_classes=job["classes"], encoder=encoder, prog_bar=False, seed=job["seed"])
+        model = FinetuneableZoobotClassifier(
+            num_classes=job["classes"], encoder=encoder, prog_bar=False, seed=job["seed"]
+        )
         trainer = get_trainer(folder, accelerator="cpu", logger=False, enable_progress_bar=False,
                               enable_model_summary=False)  # fmt: skip
         trainer.fit(model, data)

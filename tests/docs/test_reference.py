@@ -39,6 +39,7 @@ def test_every_shipped_recipe_loads_and_explains_its_numbers() -> None:
     from gzsurvey.recipes.dataset import load_dataset_recipe
     from gzsurvey.recipes.demo import DemoRecipe
     from gzsurvey.recipes.detectability import DetectabilityRecipe
+    from gzsurvey.recipes.evaluation import EvaluationRecipe
     from gzsurvey.recipes.simulation import SimulationRecipe
     from gzsurvey.recipes.study import StudyRecipe
     from gzsurvey.recipes.survey import SurveyRecipe
@@ -46,7 +47,8 @@ def test_every_shipped_recipe_loads_and_explains_its_numbers() -> None:
 
     models = {
         "demo": DemoRecipe, "simulate": SimulationRecipe, "survey": SurveyRecipe, "pretrain": PretrainRecipe,
-        "finetune": FinetuneRecipe, "real-sky-pretrain": PretrainRecipe, "real-sky-rings": FinetuneRecipe,
+        "evaluate": EvaluationRecipe, "finetune": FinetuneRecipe,
+        "real-sky-pretrain": PretrainRecipe, "real-sky-rings": FinetuneRecipe,
         "study-simulated": StudyRecipe, "study-real": StudyRecipe, "study-variants": StudyRecipe,
         "detectability": DetectabilityRecipe,
     }  # fmt: skip

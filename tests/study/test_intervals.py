@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from gzsurvey.study.intervals import Draws, interval, resampled, weighted_auc, weighted_metrics
+from gzsurvey.evaluation.intervals import interval, weighted_auc, weighted_metrics
+from gzsurvey.study.intervals import Draws, resampled
 from gzsurvey.training.metrics import class_metrics
 
 RNG = np.random.default_rng(3)

@@ -1,0 +1,258 @@
+"""Evaluating a checkpoint: predict, measure, draw, write.
+
+Letters: N galaxies, M members, A answers, K classes, W columns of the output.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gzsurvey.card import ClassesHead, Head, LabelsHead, TaskHead, VotesHead
+from gzsurvey.errors import RecipeError
+from gzsurvey.evaluation.figures import draw
+from gzsurvey.evaluation.page import Shown, render
+from gzsurvey.evaluation.paths import EvaluationPaths
+from gzsurvey.evaluation.predict import Mixture, Predictor, check_alike
+from gzsurvey.evaluation.results import (
+    check_prevalence,
+    prevalence_of,
+    refuse_unjudged,
+    task_results,
+    votes_results,
+    without_nan,
+)
+from gzsurvey.evaluation.sample import (
+    Given,
+    Labelled,
+    Sample,
+    TaskSample,
+    VotesSample,
+    read_labelled,
+    task_sample,
+    votes_sample,
+)
+from gzsurvey.evaluation.table import as_text
+from gzsurvey.model.checkpoint import CheckpointInfo, write_aside
+from gzsurvey.outputs.aside import written_aside
+from gzsurvey.outputs.rows import at_prevalence
+from gzsurvey.recipes.evaluation import EvaluationRecipe
+from gzsurvey.sky.healpix import cells
+from gzsurvey.training import job
+from gzsurvey.training.describe import CELL_ORDER
+from gzsurvey.training.pictures import is_store
+from gzsurvey.votes.uncertainty import mixture_fractions
+
+logger = logging.getLogger(__name__)
+_ROWS_AT_A_TIME = 8192
+
+
+def evaluate(recipe: EvaluationRecipe, mixture: Mixture, out: Path, given: Given, device: str = "auto") -> str:
+    """Say how good a checkpoint is, on galaxies that did not train it.
+
+    Repeating it on its own OUT goes on with predicting where it stopped, or returns at once.
+
+    Parameters
+    ----------
+    recipe : EvaluationRecipe
+        Who is judged on what.
+    mixture : Mixture
+        One checkpoint, or several whose predictions are mixed.
+    out : Path
+        OUT; `gzsurvey.evaluation.paths` says what it will hold.
+    given : Given
+        Galaxies, votes or labels, perhaps a simulator's truth.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    str
+        The most important numbers as a table; ``OUT/evaluation.json`` and ``evaluation.html`` hold all.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        A checkpoint does not predict what is asked for, or galaxies do not fit it.
+    gzsurvey.errors.TableError
+        Labels or truth cannot be used; names rows or columns.
+    gzsurvey.errors.OutputConflict
+        OUT was made from other inputs.
+    """
+    paths = EvaluationPaths(out)
+    infos = mixture.infos()
+    head = choose_head(mixture, infos[0], given, recipe)
+    check_alike(mixture, infos, head)
+    description = {
+        "recipe": recipe.model_dump(mode="json"),
+        "checkpoints_sha256": mixture.hashes(),
+        "passes": mixture.passes,
+        "vary": mixture.vary if mixture.passes > 1 else None,
+        **given.identity(),
+    }
+    truth = _open(head, infos[0], given, recipe)
+    if job.claim(out, description):
+        logger.info("%s is finished", out)
+        return as_text(json.loads(paths.results.read_text()))
+    try:
+        results = _evaluated(Predictor(mixture, head, recipe, device), infos[0], paths, given, truth)
+    finally:
+        paths.images.unlink(missing_ok=True)
+    job.finish(out, description)
+    for path in (paths.outputs, paths.outputs_done):
+        path.unlink(missing_ok=True)
+    return as_text(results)
+
+
+def _open(head: Head, info: CheckpointInfo, given: Given, recipe: EvaluationRecipe) -> VotesSample | Labelled:
+    """Read what is known of the galaxies; what cannot be used is refused before OUT exists."""
+    if isinstance(head, VotesHead):
+        sample = votes_sample(given, head, info.preparation)
+        refuse_unjudged(sample, recipe)
+        return sample
+    if isinstance(head, ClassesHead | LabelsHead):
+        check_prevalence(head, recipe)
+    return read_labelled(given, head, info.preparation, recipe)
+
+
+def choose_head(mixture: Mixture, info: CheckpointInfo, given: Given, recipe: EvaluationRecipe) -> Head:
+    """Return the head that is judged: of votes, or of the task that labels are given for.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        There is none, or there are several to choose from.
+    """
+    name = mixture.checkpoints[0]
+    if given.labels is None:
+        if given.dataset is None:
+            raise RecipeError(name, "needs galaxies to be evaluated on: add --dataset STORE, or --labels and --images")
+        votes = next((head for head in info.heads if isinstance(head, VotesHead)), None)
+        if votes is None:
+            raise RecipeError(name, "predicts no votes; give --labels for what it was finetuned to")
+        return votes
+    tasks = {head.task: head for head in info.heads if not isinstance(head, VotesHead)}
+    if not tasks:
+        raise RecipeError(name, "was not finetuned to a task that --labels could judge; leave --labels out")
+    if recipe.task is None and len(tasks) > 1:
+        raise RecipeError(name, f"has several tasks ({', '.join(tasks)}); choose by --set task=NAME")
+    task = recipe.task or next(iter(tasks))
+    if task not in tasks:
+        raise RecipeError(name, f"has no task {task!r}; it has {', '.join(tasks)}")
+    return tasks[task]
+
+
+def _evaluated(
+    predictor: Predictor, info: CheckpointInfo, paths: EvaluationPaths, given: Given, truth: VotesSample | Labelled
+) -> dict[str, Any]:
+    """Do the work and write everything; return the results."""
+    head, recipe = predictor.head, predictor.recipe
+    if isinstance(truth, VotesSample):
+        galaxies = truth.galaxies
+        outputs = predictor.predict(galaxies.images, len(galaxies), paths.out)
+        measured = votes_results(truth, outputs, recipe) | {"has_truth": truth.truth is not None}
+        write_rows(paths.predictions, galaxies, _vote_columns(truth, outputs))
+    else:
+        assert not isinstance(head, VotesHead)
+        sample = task_sample(truth, given.split, info.preparation, paths.out)
+        galaxies = sample.galaxies
+        outputs = predictor.predict(galaxies.images, len(galaxies), paths.out)
+        measured = task_results(sample, head, outputs, recipe)
+        write_rows(paths.predictions, galaxies, _task_columns(sample, head, outputs, recipe))
+    results: dict[str, Any] = without_nan(_described(predictor, info, given, galaxies) | measured)
+    shown = []
+    paths.figure("any").parent.mkdir(exist_ok=True)
+    for drawing in draw(results):
+        path = paths.figure(drawing.name)
+        with written_aside(path) as aside:
+            drawing.figure.savefig(aside, format="png", dpi=110)
+        shown.append(Shown(drawing.title, drawing.caption, path))
+    write_aside(paths.page, render(results, shown, galaxies.images).encode())
+    write_aside(paths.results, json.dumps(results, indent=1, allow_nan=False).encode())
+    return results
+
+
+def _described(predictor: Predictor, info: CheckpointInfo, given: Given, galaxies: Sample) -> dict[str, Any]:
+    """Return what was evaluated on what."""
+    mixture, recipe = predictor.mixture, predictor.recipe
+    pictures = given.images or given.dataset
+    assert pictures is not None
+    return {
+        "name": Path(mixture.checkpoints[0]).name,
+        "checkpoints": dict(zip(mixture.checkpoints, mixture.hashes(), strict=True)),
+        "members": mixture.members,
+        "passes": mixture.passes,
+        "vary": mixture.vary,
+        "images": pictures.name,
+        "split": given.split if is_store(pictures) else None,
+        "simulated": info.simulated,
+        "seen": _seen(info, galaxies),
+        "level": recipe.level,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _seen(info: CheckpointInfo, galaxies: Sample) -> int | None:
+    """Count galaxies in the cells of those that trained the model with votes or labels; None: not known."""
+    known = np.isfinite(galaxies.ra) & np.isfinite(galaxies.dec)
+    if info.training_cells is None or not known.any():
+        return None
+    own = cells(galaxies.ra[known], galaxies.dec[known], CELL_ORDER)
+    return int(np.isin(own, np.array(info.training_cells.get("voted", ()), dtype=np.int64)).sum())
+
+
+def _vote_columns(sample: VotesSample, outputs: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
+    """Yield votes, predicted fractions and, where known, true ones, some galaxies at a time."""
+    names = sample.tree.vote_columns
+    for start in range(0, len(sample.galaxies), _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        predicted = mixture_fractions(outputs[rows][:, :, sample.columns], sample.tree).astype(np.float32)
+        columns: dict[str, Any] = {name: sample.votes[rows, k] for k, name in enumerate(names)}
+        columns |= {f"{name}_predicted": predicted[:, k] for k, name in enumerate(names)}
+        if sample.truth is not None:
+            columns |= {f"{name}_truth": sample.truth[rows, k].astype(np.float32) for k, name in enumerate(names)}
+        yield columns
+
+
+def _task_columns(
+    sample: TaskSample, head: TaskHead, outputs: NDArray[np.float32], recipe: EvaluationRecipe
+) -> Iterator[dict[str, Any]]:
+    """Yield labels and predictions, all galaxies at once."""
+    given, truth = outputs.astype(np.float64), sample.truth
+    if not isinstance(head, ClassesHead | LabelsHead):
+        deviation = np.sqrt((given[:, :, 1] ** 2).mean(axis=1) + given[:, :, 0].var(axis=1))
+        yield {"label": truth, "predicted": given[:, :, 0].mean(axis=1), "deviation": deviation}
+        return
+    probability = given.mean(axis=1)
+    published = at_prevalence(probability, head, prevalence_of(head, probability, truth, recipe))
+    if isinstance(head, ClassesHead):
+        columns: dict[str, Any] = {"label": np.array(head.classes)[truth.astype(np.int64)]}
+    else:
+        columns = {name: truth[:, k] for k, name in enumerate(head.classes)}
+    columns |= {f"{name}_score": probability[:, k] for k, name in enumerate(head.classes)}
+    columns |= {f"{name}_probability": published[:, k] for k, name in enumerate(head.classes)}
+    yield columns
+
+
+def write_rows(path: Path, galaxies: Sample, parts: Iterator[dict[str, Any]]) -> None:
+    """Write one row per galaxy: id, ra, dec and the columns of `parts`, which follow one another."""
+    start = 0
+    with written_aside(path) as aside:
+        writer = None
+        for columns in parts:
+            stop = start + len(next(iter(columns.values())))
+            placed = {"id": galaxies.ids[start:stop], "ra": galaxies.ra[start:stop], "dec": galaxies.dec[start:stop]}
+            table = pa.table(placed | columns)
+            writer = writer or pq.ParquetWriter(aside, table.schema)
+            writer.write_table(table)
+            start = stop
+        if writer is not None:
+            writer.close()

@@ -1,0 +1,393 @@
+"""The galaxies that a model is judged on, and what is known of them.
+
+Letters: N galaxies, A answers, K classes, S pixels on a side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gzsurvey.card import ClassesHead, LabelsHead, TaskHead, VotesHead
+from gzsurvey.dataset.store import SPLITS, Store
+from gzsurvey.dataset.tables import ID_COLUMNS, numbers, pick, positions, read_table, texts
+from gzsurvey.errors import RecipeError, TableError
+from gzsurvey.evaluation.intervals import Floats
+from gzsurvey.evaluation.predict import Images
+from gzsurvey.recipes.evaluation import EvaluationRecipe
+from gzsurvey.recipes.preparation import Preparation
+from gzsurvey.sky.columns import IMAGE_NAMES
+from gzsurvey.training.labels import Labels, read_labels
+from gzsurvey.training.pictures import UNMATCHED, collect, is_store
+from gzsurvey.votes.tree import DecisionTree
+
+MEASURED = ("r50", "mag")
+"""Numbers that a store knows of its galaxies."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user names: where galaxies and truth are."""
+
+    dataset: Path | None = None
+    """A STORE."""
+    split: str = "test"
+    """Which of its galaxies."""
+    labels: Path | None = None
+    """Table of a finetuned task's labels; None: the votes of `dataset` are the truth."""
+    images: Path | None = None
+    """Of the labelled galaxies: a STORE, directory, zip, tar or parquet; None: `dataset`."""
+    truth: Path | None = None
+    """Of a simulated sky: table with ``id`` and ``{vote column}_fraction``, or folder of ``{campaign}.parquet``."""
+    by: tuple[str, ...] = ()
+    """Columns of numbers in the table of labels or in the store, along which errors are shown."""
+
+    def identity(self) -> dict[str, object]:
+        """Return what makes the same galaxies and truth when OUT is used again."""
+        pictures = self.images or self.dataset
+        return {
+            "images": Store(pictures).info.content_sha256 if pictures and is_store(pictures) else str(pictures),
+            "split": self.split,
+            "labels_sha256": _hash(self.labels),
+            "truth_sha256": _hash(self.truth),
+            "by": list(self.by),
+        }
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some galaxies."""
+
+    ids: NDArray[np.str_]
+    """Shape (N,); empty where the table of labels has positions only."""
+    ra: Floats
+    """Degrees ICRS, shape (N,), NaN where not known."""
+    dec: Floats
+    images: Images
+    quantities: Mapping[str, Floats]
+    """By name, each float64, shape (N,), NaN where not known."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def name(self, row: int) -> str:
+        """Return the id, or else the position, of one galaxy."""
+        return str(self.ids[row]) or f"{self.ra[row]:.5f} {self.dec[row]:+.5f}"
+
+
+@dataclass(frozen=True)
+class VotesSample:
+    """Galaxies with votes, of the questions that store and model share."""
+
+    galaxies: Sample
+    tree: DecisionTree
+    votes: NDArray[np.int32]
+    """Shape (N, A)."""
+    counted: NDArray[np.bool_]
+    """Not made from fractions and an assumed number of volunteers, shape (N,)."""
+    columns: NDArray[np.int64]
+    """Of the model's output that hold these answers, shape (A,)."""
+    truth: Floats | None
+    """Fractions of very many simulated volunteers, shape (N, A), NaN where not known."""
+
+
+@dataclass(frozen=True)
+class TaskSample:
+    """Galaxies with labels of a finetuned task."""
+
+    galaxies: Sample
+    truth: Floats
+    """Of classes, the class's number, shape (N,); of labels that do not exclude each other, 1 or 0, shape (N, K),
+    NaN where not known; of a number, the number, shape (N,)."""
+
+
+def _hash(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def votes_sample(given: Given, head: VotesHead, preparation: Preparation) -> VotesSample:
+    """Open the galaxies of one split of a store, with their votes.
+
+    Parameters
+    ----------
+    given : Given
+        Its `dataset`, `split`, `truth` and `by`.
+    head : VotesHead
+        Which questions the model answers.
+    preparation : Preparation
+        The model's.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        The store was prepared differently, has no galaxy in the split, or shares no question with the model.
+    gzsurvey.errors.TableError
+        `by` or `truth` names what does not exist.
+    """
+    assert given.dataset is not None
+    store = Store(given.dataset)
+    _check_preparation(store, preparation)
+    rows = _rows_of(store, given.split)
+    tree, mine, columns = _shared(store, head)
+    galaxies = Sample(
+        ids=store.texts("id", rows),
+        ra=store.numbers("ra", rows),
+        dec=store.numbers("dec", rows),
+        images=lambda part: store.images(rows[part]),
+        quantities=_of_store(store, rows, given.by),
+    )
+    assumed = store.texts("assumed_votes", rows) == "True"
+    campaigns = store.texts("campaign", rows)
+    truth = None if given.truth is None else read_truth(given.truth, tree, galaxies.ids, campaigns)
+    return VotesSample(galaxies, tree, _votes(store, rows, mine), ~assumed, columns, truth)
+
+
+def _votes(store: Store, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int32]:
+    votes = np.empty((len(rows), len(columns)), np.int32)
+    for start in range(0, len(rows), 8192):
+        votes[start : start + 8192] = store.vote_counts(rows[start : start + 8192])[:, columns]
+    return votes
+
+
+def _check_preparation(store: Store, preparation: Preparation) -> None:
+    theirs, ours = store.info.preparation.model_dump(), preparation.model_dump()
+    different = [f"{key} is {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]]
+    if different:
+        raise RecipeError(str(store.path), f"was prepared differently from the checkpoint's training images: "
+                          f"{'; '.join(different)}")  # fmt: skip
+
+
+def _rows_of(store: Store, split: str) -> NDArray[np.int64]:
+    rows = store.rows(split)
+    if not len(rows):
+        held = ", ".join(f"{name} {len(store.rows(name)):,}" for name in SPLITS)
+        raise RecipeError(str(store.path), f"has no galaxy in split {split!r}; it has {held}; choose by --split")
+    return rows
+
+
+def _shared(store: Store, head: VotesHead) -> tuple[DecisionTree, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the questions of both, their columns in the store, and in the output."""
+    theirs = {q.vote_columns: q for q in store.tree.questions}
+    both = [(q, theirs[q.vote_columns]) for q in head.tree.questions if q.vote_columns in theirs]
+    if not both:
+        raise RecipeError(str(store.path), f"holds votes of {', '.join(store.tree.campaigns)}; the checkpoint predicts "
+                          f"those of {', '.join(head.tree.campaigns)}")  # fmt: skip
+    sizes = [len(q.answers) for q, _ in both]
+    starts = np.cumsum([0, *sizes[:-1]])
+    tree = DecisionTree(tuple(replace(q, start=int(start)) for (q, _), start in zip(both, starts, strict=True)))
+    place = [np.arange(q.columns.start, q.columns.stop) for pair in zip(*both, strict=True) for q in pair]
+    return tree, np.concatenate(place[len(both) :]), np.concatenate(place[: len(both)])
+
+
+def _of_store(store: Store, rows: NDArray[np.int64], by: tuple[str, ...]) -> dict[str, Floats]:
+    """Read the numbers asked for, or those that a store may know and this one does."""
+    unknown = [name for name in by if name not in MEASURED]
+    if unknown:
+        raise TableError(str(store.path), f"has no column of numbers {unknown[0]!r}; it has {', '.join(MEASURED)}")
+    found = {name: store.numbers(name, rows) for name in by or MEASURED}
+    empty = [name for name in by if not np.isfinite(found[name]).any()]
+    if empty:
+        raise TableError(str(store.path), f"does not know {empty[0]!r} of any of these galaxies")
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}
+
+
+def read_truth(path: Path, tree: DecisionTree, ids: NDArray[np.str_], campaigns: NDArray[np.str_]) -> Floats:
+    """Read the simulator's true vote fractions.
+
+    Parameters
+    ----------
+    path : Path
+        One table for all campaigns, or a folder with ``{campaign}.parquet`` for some of them.
+    tree : DecisionTree
+        Its questions.
+    ids, campaigns : str, shape (N,)
+        Of the galaxies.
+
+    Returns
+    -------
+    float64, shape (N, A)
+        NaN where not known.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        No table, no column of a question, some answers of a question only, or no galaxy in common.
+    """
+    if path.is_dir():
+        tables = {name: path / f"{name}.parquet" for name in tree.campaigns if (path / f"{name}.parquet").is_file()}
+        if not tables:
+            raise TableError(str(path), f"holds none of {', '.join(f'{name}.parquet' for name in tree.campaigns)}")
+    else:
+        tables = dict.fromkeys(tree.campaigns, path)
+    truth = np.full((len(ids), tree.n_answers), np.nan)
+    for campaign, table in tables.items():
+        rows = np.flatnonzero(campaigns == campaign)
+        truth[rows] = _fractions(table, tree, campaign, ids[rows])
+    if not np.isfinite(truth).any():
+        wanted = f"{tree.vote_columns[0]}_fraction"
+        raise TableError(str(path), f"gives the true fractions of none of these galaxies; it needs their 'id' and "
+                         f"columns such as {wanted!r}")  # fmt: skip
+    return truth
+
+
+def _fractions(table: Path, tree: DecisionTree, campaign: str, ids: NDArray[np.str_]) -> Floats:
+    frame = read_table(table)
+    pick(frame, "id", (), str(table))
+    named = pd.Index(texts(frame["id"], str(table)))
+    if named.has_duplicates:
+        raise TableError(str(table), f"id {named[named.duplicated()][0]!r} stands more than once")
+    place = named.get_indexer(pd.Index(ids))
+    out = np.full((len(ids), tree.n_answers), np.nan)
+    for question in tree.of_campaign(campaign):
+        wanted = [f"{column}_fraction" for column in question.vote_columns]
+        missing = [name for name in wanted if name not in frame.columns]
+        if len(missing) == len(wanted):
+            continue
+        if missing:
+            raise TableError(str(table), f"has no column {missing[0]!r}, but others of {question.name!r}")
+        for column, name in enumerate(wanted, question.start):
+            out[:, column] = np.where(place >= 0, numbers(frame, name, str(table))[place], np.nan)
+    return out
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A table of labels, read and checked; its images are not looked for yet."""
+
+    labels: Labels
+    """By which images are found; its classes and weights mean nothing here."""
+    truth: Floats
+    """As of `TaskSample`."""
+    quantities: Mapping[str, Floats]
+    """By name, each float64, shape (N,), NaN where not known."""
+    pictures: Path
+    """Where images are."""
+
+
+def read_labelled(given: Given, head: TaskHead, preparation: Preparation, recipe: EvaluationRecipe) -> Labelled:
+    """Read the labels of a finetuned task.
+
+    Parameters
+    ----------
+    given : Given
+        Its `labels`, `images` or `dataset`, and `by`.
+    head : TaskHead
+        The task.
+    preparation : Preparation
+        The model's.
+    recipe : EvaluationRecipe
+        Its `label_column` and `class_names`.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        The labels cannot be used; names rows, columns or classes.
+    gzsurvey.errors.RecipeError
+        There are no images, or they were prepared differently.
+    """
+    assert given.labels is not None
+    pictures, where = given.images or given.dataset, str(given.labels)
+    if pictures is None:
+        raise RecipeError(where, "needs the images of its galaxies: add --images (or --dataset STORE)")
+    if is_store(pictures):
+        _check_preparation(Store(pictures), preparation)
+    frame = read_table(given.labels)
+    labels, truth = _labels_of(given.labels, frame, head, recipe)
+    quantities = {str(pick(frame, name, (), where)): numbers(frame, name, where) for name in given.by}
+    return Labelled(labels, truth, quantities, pictures)
+
+
+def task_sample(labelled: Labelled, split: str, preparation: Preparation, out: Path) -> TaskSample:
+    """Find the images of labelled galaxies.
+
+    Of labels whose images lie in a store, those of one split are taken; of other images, all.
+
+    Parameters
+    ----------
+    labelled : Labelled
+        As `read_labelled` returns it.
+    split : str
+        Of the store.
+    preparation : Preparation
+        The model's.
+    out : Path
+        OUT; holds the prepared images while they are used.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        No label has an image; names ids.
+    gzsurvey.errors.RecipeError
+        None of the labelled galaxies lies in the split.
+    """
+    (out / UNMATCHED).unlink(missing_ok=True)
+    # The weights travel along with the galaxies that have an image, and say which these are.
+    numbered = replace(labelled.labels, weight=np.arange(len(labelled.labels), dtype=np.float64))
+    found = collect(numbered, labelled.pictures, preparation, out)
+    kept = np.arange(len(found.labels))
+    if found.published is not None:
+        kept = np.flatnonzero(found.published == split)
+        if not len(kept):
+            raise RecipeError(str(labelled.pictures), f"has no labelled galaxy in split {split!r}; choose by --split")
+    rows = found.labels.weight[kept].astype(np.int64)
+    ids = found.labels.ids
+    galaxies = Sample(
+        ids=np.full(len(kept), "") if ids is None else ids[kept],
+        ra=found.labels.ra[kept],
+        dec=found.labels.dec[kept],
+        images=lambda part: found.images[kept[part]],
+        quantities={name: values[rows] for name, values in labelled.quantities.items()},
+    )
+    return TaskSample(galaxies, labelled.truth[rows])
+
+
+def _labels_of(path: Path, frame: pd.DataFrame, head: TaskHead, recipe: EvaluationRecipe) -> tuple[Labels, Floats]:
+    """Return the labelled galaxies, to find their images by, and their labels."""
+    if isinstance(head, ClassesHead):
+        labels = read_labels(path, recipe.label_column, recipe.class_names)
+        unknown = [name for name in labels.classes if name not in head.classes]
+        if unknown:
+            raise TableError(str(path), f"class {unknown[0]!r} is none of the checkpoint's "
+                             f"({', '.join(head.classes)}); rename it by class_names")  # fmt: skip
+        order = np.array([head.classes.index(name) for name in labels.classes])
+        return labels, order[labels.target].astype(np.float64)
+    if isinstance(head, LabelsHead):
+        for name in head.classes:
+            pick(frame, name, (), str(path))
+        truth = np.column_stack([numbers(frame, name, str(path)) for name in head.classes])
+        wrong = np.isfinite(truth) & (truth != 0) & (truth != 1)
+        if wrong.any():
+            raise TableError(str(path), "columns of classes must be 0 or 1", np.flatnonzero(wrong.any(axis=1)).tolist())
+    else:
+        pick(frame, recipe.label_column, (), str(path))
+        truth = numbers(frame, recipe.label_column, str(path))
+        if not np.isfinite(truth).all():
+            raise TableError(str(path), f"column {recipe.label_column!r} is not finite",
+                             np.flatnonzero(~np.isfinite(truth)).tolist())  # fmt: skip
+    return _unlabelled(path, frame), truth
+
+
+def _unlabelled(path: Path, frame: pd.DataFrame) -> Labels:
+    """Return the galaxies of a table, all in one class."""
+    where = str(path)
+    id_column, image_column = pick(frame, None, ID_COLUMNS, where), pick(frame, None, IMAGE_NAMES, where)
+    ra, dec = positions(frame, None, None, where)
+    return Labels(
+        where=where,
+        ids=None if id_column is None else texts(frame[id_column], where),
+        images=None if image_column is None else texts(frame[image_column], where),
+        ra=ra,
+        dec=dec,
+        classes=("galaxy",),
+        target=np.zeros(len(frame), dtype=np.int64),
+        weight=np.ones(len(frame)),
+    )
