@@ -194,10 +194,19 @@ def _described(predictor: Predictor, info: CheckpointInfo, given: Given, galaxie
         "images": pictures.name,
         "split": given.split if is_store(pictures) else None,
         "simulated": info.simulated,
+        "calibration": _calibration(mixture, predictor.head),
         "seen": _seen(info, galaxies),
         "level": recipe.level,
         "recipe": recipe.model_dump(mode="json"),
     }
+
+
+def _calibration(mixture: Mixture, head: Head) -> dict[str, dict[str, float]]:
+    """Return, by checkpoint, on how many galaxies its calibration was fitted and what it was worth there."""
+    fitted = {name: info.calibration.get(head.output) for name, info in
+              zip(mixture.checkpoints, mixture.infos(), strict=True)}  # fmt: skip
+    return {name: found.model_dump(include={"galaxies", "loss_before", "loss_after"})
+            for name, found in fitted.items() if found is not None}  # fmt: skip
 
 
 def _seen(info: CheckpointInfo, galaxies: Sample) -> int | None:

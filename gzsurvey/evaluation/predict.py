@@ -114,13 +114,13 @@ class Predictor:
         Returns
         -------
         float32, shape (N, M, W)
-            Mapped from disk. Calibrated, as an exported model would give it.
+            Mapped from disk. Calibrated, as an exported model would give it, unless the recipe ignores that.
         """
         paths, chosen = EvaluationPaths(out), choose_device(self.device)
         shape = (n, self.mixture.members, self.head.width)
         done = _done(paths, shape)
         given = np.lib.format.open_memmap(paths.outputs, mode="r+" if done else "w+", dtype=np.float32, shape=shape)
-        networks = [on_device(load_network(find_checkpoint(c))[0], chosen) for c in self.mixture.checkpoints]
+        networks = [on_device(self._network(checkpoint), chosen) for checkpoint in self.mixture.checkpoints]
         shown = Progress("predict", n, "galaxies")
         shown.advance(done)
         parts = [np.arange(start, min(start + PART, n)) for start in range(done, n, PART)]
@@ -134,6 +134,12 @@ class Predictor:
         _save(given, paths, n)
         shown.finish()
         return given
+
+    def _network(self, checkpoint: str) -> Network:
+        network, _ = load_network(find_checkpoint(checkpoint))
+        if self.recipe.calibration == "ignored":
+            network.calibrators.clear()
+        return network
 
     def _passes(self, network: Network, images: Tensor, start: int) -> Iterator[NDArray[np.float32]]:
         """Yield the output of each pass of one network, float32, shape (n, W)."""

@@ -24,7 +24,7 @@ class EvaluationRecipe(Section):
     """Share of a galaxy's volunteers that must have been asked the question."""
     confident: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.8
     """Volunteers are confident of a galaxy where their largest fraction is above this."""
-    levels: Annotated[tuple[Inside, ...], Field(min_length=1)] = (0.5, 0.9)
+    levels: Annotated[tuple[Inside, ...], Field(min_length=1)] = (0.5, 0.68, 0.9)
     """Of the credible and predictive intervals whose coverage is stated."""
     task: str | None = None
     """Which finetuned task the labels are of; None: the checkpoint's only one."""
@@ -47,6 +47,8 @@ class EvaluationRecipe(Section):
     """Probability inside the bootstrap's intervals."""
     gallery: Annotated[int, Field(ge=1, le=100)] = 12
     """Galaxies shown: the best, the worst, the most uncertain."""
+    calibration: Literal["applied", "ignored"] = "applied"
+    """``ignored``: predictions as the network gives them, to see what the calibration is worth."""
     augmentation: AugmentationRecipe = MILD_VIEWS
     """How views are drawn with ``--vary views``."""
     seed: Annotated[int, Field(ge=0)] = 69

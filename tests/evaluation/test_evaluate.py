@@ -13,12 +13,13 @@ import torch
 from blobs import ELONGATED, EVIL, HEADS, QUICK, TESTED, TREE, write_checkpoint, write_store
 
 from gzsurvey import dataset
+from gzsurvey.card import VotesCalibration
 from gzsurvey.dataset.store import Store
 from gzsurvey.errors import GZSurveyError, OutputConflict, RecipeError, TableError
 from gzsurvey.evaluation import Given, Mixture, evaluate
 from gzsurvey.evaluation.paths import EvaluationPaths
 from gzsurvey.evaluation.predict import Predictor
-from gzsurvey.model.checkpoint import find_checkpoint, load_network
+from gzsurvey.model.checkpoint import find_checkpoint, load_network, save_checkpoint
 from gzsurvey.recipes.dataset import DatasetRecipe
 from gzsurvey.recipes.evaluation import load_evaluation_recipe
 from gzsurvey.recipes.preparation import Preparation
@@ -134,6 +135,33 @@ def test_members_are_mixed_equally(checkpoints: tuple[str, str], votes: Given, t
     assert found["rmse"]["value"] == pytest.approx(0.0, abs=1e-6)
     assert found["coverage"]["0.5"]["value"] == 1.0
     assert "RMSE to truth" in check_page(tmp_path / "out")
+
+
+def test_a_calibration_is_applied_unless_it_is_ignored(
+    evaluated: tuple[Path, str], checkpoints: tuple[str, str], votes: Given, tmp_path: Path
+) -> None:
+    network, info = load_network(find_checkpoint(checkpoints[0]))
+    q = len(TREE.questions)
+    surer = VotesCalibration(
+        offset=(3.0,) * q, slope=(1.0,) * q, sharpness=(1.0,) * q, shift=(0.0,) * TREE.n_answers,
+        galaxies=77, loss_before=2.0, loss_after=1.5,
+    )  # fmt: skip
+    (tmp_path / "surer").mkdir()
+    save_checkpoint(
+        tmp_path / "surer", "best", network, info.model_copy(update={"calibration": {"concentration": surer}})
+    )
+    mixture = Mixture((str(tmp_path / "surer"),))
+    evaluate(QUICK, mixture, tmp_path / "applied", votes)
+    evaluate(QUICK.model_copy(update={"calibration": "ignored"}), mixture, tmp_path / "ignored", votes)
+    plain, applied, ignored = (results_of(out) for out in (evaluated[0], tmp_path / "applied", tmp_path / "ignored"))
+    assert ignored["questions"] == plain["questions"]
+    before, after = (r["questions"][FIRST]["log_likelihood"]["value"] for r in (plain, applied))
+    assert before != after
+    errors = [r["questions"][FIRST]["rmse"]["value"] for r in (plain, applied)]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-6)
+    assert "calibrated on 77 validation galaxies" in check_page(tmp_path / "applied")
+    assert "not applied" in check_page(tmp_path / "ignored")
+    assert "not calibrated" in check_page(evaluated[0])
 
 
 @pytest.mark.parametrize("vary", ["dropout", "views"])
