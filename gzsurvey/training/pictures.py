@@ -253,10 +253,12 @@ def _from_survey(labels: Labels, survey: Survey, preparation: Preparation, mappe
             for row in order[start : start + BLOCK]
         ]
         for row, answer in source.fetch(requests):
-            if isinstance(answer, Cutout):
-                mapped[row] = prepare_cutout(answer.pixels, preparation)
-            else:
+            if not isinstance(answer, Cutout):
                 reasons[row] = answer.reason
+            elif np.isinf(answer.pixels).any():
+                reasons[row] = "pixels are infinite"
+            else:
+                mapped[row] = prepare_cutout(answer.pixels, preparation)
             shown.advance()
     shown.finish()
     return _Read(labels, mapped, reasons)

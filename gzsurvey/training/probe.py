@@ -31,7 +31,8 @@ LEAST_SHARE = 1e-3
 """Of galaxies that have a class, and that lack it, where the training labels know one of the two only."""
 FIRST_BIAS = -3.0
 """Where the fit of votes starts: concentrations of 5.7, unsure of everything."""
-MOST_STEPS = 500
+MOST_STEPS, TRIAL_STEPS = 500, 60
+"""Of the fit of votes, and of one of its trials, which goes on from the trial before."""
 
 
 @dataclass(frozen=True)
@@ -185,26 +186,40 @@ def fit_votes(
     Returns
     -------
     weight, bias : float64, shapes (A, D) and (A,)
-        Of what the `VotesLayer` turns into concentrations.
+        Of what the `VotesLayer` turns into concentrations. Questions nobody was asked keep a constant.
     """
     standard, mean, scale = _standardised(views)
+    asked = [place for place, question in enumerate(tree.questions) if votes[:, question.columns].any()]
+    columns = np.flatnonzero(np.isin(tree.question_of_answer, asked))
+    content = tree.to_json()
+    tree, votes = DecisionTree.from_json([content[place] for place in asked]), votes[:, columns]
+    strength = _choose_strength_of_votes(standard, votes, weight, tree, seed)
+    coefficients, intercepts = votes_at(standard, votes, weight, tree, strength)
+    slope = np.zeros((sum(len(item["answers"]) for item in content), views.shape[2]))
+    bias = np.full(len(slope), FIRST_BIAS)
+    slope[columns] = coefficients / scale
+    bias[columns] = intercepts - slope[columns] @ mean
+    return slope, bias
+
+
+def _choose_strength_of_votes(
+    views: NDArray[np.float64], votes: NDArray[np.int32], weight: NDArray[np.float64], tree: DecisionTree, seed: int
+) -> float:
     folds = _folds(np.zeros(len(votes), dtype=np.int64), seed)
-    strength = STRENGTHS[2]
-    if folds.max() > 0:
-        trials = range(1 if len(votes) > ONE_FOLD_OF_VOTES_FROM else int(folds.max()) + 1)
-        losses = np.zeros(len(STRENGTHS))
-        shown = Progress("fit votes", len(STRENGTHS) * len(trials), "trials")
-        for fold in trials:
-            rest, fitted = folds != fold, None
-            for place, tried in enumerate(STRENGTHS):
-                fitted = votes_at(standard[:, rest], votes[rest], weight[rest], tree, tried, fitted)
-                predicted = _concentration(torch.from_numpy(standard[0, ~rest]), *map(torch.from_numpy, fitted))
-                losses[place] += vote_metrics(predicted.numpy(), votes[~rest], weight[~rest], tree)["loss"]
-                shown.advance()
-        strength = STRENGTHS[int(np.argmin(losses))]
-    coefficients, bias = votes_at(standard, votes, weight, tree, strength)
-    slope = coefficients / scale
-    return slope, bias - slope @ mean
+    if folds.max() < 1:
+        return STRENGTHS[2]
+    trials = range(1 if len(votes) > ONE_FOLD_OF_VOTES_FROM else int(folds.max()) + 1)
+    losses = np.zeros(len(STRENGTHS))
+    shown = Progress("fit votes", len(STRENGTHS) * len(trials), "trials")
+    for fold in trials:
+        rest, fitted = folds != fold, None
+        for place, strength in enumerate(STRENGTHS):
+            fitted = votes_at(views[:, rest], votes[rest], weight[rest], tree, strength, fitted, TRIAL_STEPS)
+            predicted = _concentration(torch.from_numpy(views[0, ~rest]), *map(torch.from_numpy, fitted))
+            losses[place] += vote_metrics(predicted.numpy(), votes[~rest], weight[~rest], tree)["loss"]
+            shown.advance()
+    shown.finish()
+    return STRENGTHS[int(np.argmin(losses))]
 
 
 def votes_at(
@@ -214,6 +229,7 @@ def votes_at(
     tree: DecisionTree,
     strength: float,
     start: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    steps: int = MOST_STEPS,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Minimise ``strength * loss + |weight|^2 / 2``.
 
@@ -227,6 +243,8 @@ def votes_at(
         Inverse regularisation.
     start : tuple of float64 arrays, optional
         Weight and bias to start from.
+    steps : int
+        At most.
 
     Returns
     -------
@@ -239,7 +257,7 @@ def votes_at(
     first = (np.zeros((tree.n_answers, d)), np.full(tree.n_answers, FIRST_BIAS)) if start is None else start
     slope, bias = (nn.Parameter(torch.tensor(values)) for values in first)
     optimiser = torch.optim.LBFGS(
-        [slope, bias], max_iter=MOST_STEPS, history_size=20, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+        [slope, bias], max_iter=steps, history_size=20, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

@@ -144,5 +144,5 @@ def refuse_lacking(tasks: Tasks, rows: Rows, least: int, place: str) -> None:
     """
     problem = lacking(tasks, rows, least)
     if problem is not None:
-        number = {1: "one", 2: "two"}[least]
-        raise TableError(tasks[0].where, f"{problem} {place}, at least {number} are needed")
+        needed = {1: "one is", 2: "two are"}[least]
+        raise TableError(tasks[0].where, f"{problem} {place}, at least {needed} needed")
