@@ -88,17 +88,19 @@ def finetune(
     }
     table = read_labels(labels, recipe.tasks)
     preparation = make_start(checkpoint, recipe, origin).base.preparation
+    began = job.is_claimed(out)
     if job.claim(out, description):
         logger.info("%s is finished", out)
         return out
+
+    def learn(place: Path, own: FinetuneRecipe, own_parts: Parts) -> None:
+        Finetuning(own, make_start(checkpoint, own, origin), pictures, own_parts).run(place, chosen)
+
+    repeat = partial(_unless_finished, description, learn)
     try:
-        pictures = collect(table, origin, preparation, out)
-        parts = split(pictures, recipe)
-
-        def learn(place: Path, own: FinetuneRecipe, own_parts: Parts) -> None:
-            Finetuning(own, make_start(checkpoint, own, origin), pictures, own_parts).run(place, chosen)
-
-        repeat = partial(_unless_finished, description, learn)
+        with job.released_if_refused(out, began):
+            pictures = collect(table, origin, preparation, out)
+            parts = split(pictures, recipe)
         cross_validate(recipe, pictures, out, repeat, chosen)
         train_ensemble(recipe, parts, out, repeat)
         learn(out, recipe, parts)
