@@ -9,20 +9,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
+from astropy.table import Column, Table
+from astropy.wcs import WCS
 from conftest import pictures
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from gzsurvey.cutouts.source import Cutout, Request
+from gzsurvey.cutouts.open import open_source
+from gzsurvey.cutouts.source import Cutout
 from gzsurvey.cutouts.spec import SourceSpec
-from gzsurvey.cutouts.synthetic import SyntheticSource
 from gzsurvey.errors import SourceError, TableError
-from gzsurvey.images.frame import Frame
+from gzsurvey.images.frame import field_of_view
 from gzsurvey.images.prepare import prepare_cutout
 from gzsurvey.model.checkpoint import find_checkpoint, load_network, read_tensors
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.training import FinetuneRecipe, FinetuneTask
 from gzsurvey.sky.healpix import cells
+from gzsurvey.sky.targets import TargetOptions, read_targets
+from gzsurvey.survey.sources import answers, requests
 from gzsurvey.training import finetune
 from gzsurvey.training.fitting import Finetuning
 from gzsurvey.training.labels import read_labels
@@ -157,20 +162,51 @@ def check_out_of_fold(out: Path, labels: Path) -> None:
     assert not np.array_equal(members[0][name], members[1][name])
 
 
-def test_images_of_a_source_are_what_classify_sees(drawn: tuple[Path, Path], tmp_path: Path) -> None:
-    preparation = Preparation(image_size=SIZE)
-    labels = read_labels(drawn[0], (FinetuneTask(),))
-    found = collect(labels, Survey(SourceSpec.parse("synthetic:")), preparation, tmp_path)
-    assert len(found.labels) == N
-    source = SyntheticSource(preparation)
-    # A galaxy of 3 arcsec fills 424 pixels of 0.12 arcsec by the scale rule of GZ DECaLS.
-    frame = Frame(SIZE, 424 * 0.12 / SIZE)
-    for row in (0, 17, N - 1):
-        target = str(found.labels.ids[row])
-        request = Request(0, target, found.labels.ra[row], found.labels.dec[row], frame)
-        ((_, answer),) = source.fetch([request])
+def write_mosaic(folder: Path) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix = ["RA---TAN", "DEC--TAN"], [150.0, 2.0], [200.5, 200.5]
+    wcs.wcs.cdelt = [-0.5 / 3600, 0.5 / 3600]
+    folder.mkdir()
+    for seed, band in enumerate("grz"):
+        pixels = np.random.default_rng(seed).normal(0.05, 0.02, (400, 400)).astype(np.float32)
+        header = wcs.to_header()
+        header["BUNIT"], header["FILTER"] = "nanomaggy", band
+        fits.writeto(folder / f"{band}.fits", pixels, header)
+    return wcs
+
+
+def test_images_of_a_survey_are_what_classify_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    wcs = write_mosaic(tmp_path / "sky")
+    columns, rows = np.random.default_rng(3).uniform(120, 280, (2, 12))
+    columns[4] = 5000
+    ra, dec = wcs.all_pix2world(columns, rows, 0)
+    r50 = np.array([np.nan, *np.linspace(2, 4.5, 11)])
+    table = Table({"id": [f"m{i}" for i in range(12)], "ra": ra, "dec": dec, "label": [0, 1] * 6})
+    table["r50"] = Column(r50 / 60, unit="arcmin")
+    table.write(tmp_path / "labels.fits")
+    preparation = Preparation(image_size=SIZE, crop=0.8)
+    spec = SourceSpec.parse(f"mosaic:{tmp_path / 'sky'}")
+    labels = read_labels(tmp_path / "labels.fits", (FinetuneTask(),))
+    found = collect(labels, Survey(spec), preparation, tmp_path)
+    lost = pd.read_csv(tmp_path / "unmatched.csv")
+    assert lost["id"].tolist() == ["m4"]
+    assert lost["reason"].str.len().item() > 10
+
+    targets = read_targets(str(tmp_path / "labels.fits"), TargetOptions())
+    assert targets.r50_arcsec is not None
+    known = np.nan_to_num(targets.r50_arcsec)
+    asked = {"id": targets.id, "ra": targets.ra_deg, "dec": targets.dec_deg,
+             "cutout_width": field_of_view(preparation.scale_rule, known) * preparation.crop}  # fmt: skip
+    wanted = requests(asked, range(12), preparation)
+    seen = {str(targets.id[row]): answer for row, answer in answers((open_source(spec, preparation),), wanted, 0.2)}
+    assert found.labels.ids is not None
+    assert len(found.labels) == 11
+    for name, image in zip(found.labels.ids, found.images, strict=True):
+        answer = seen[str(name)]
         assert isinstance(answer, Cutout)
-        assert np.array_equal(found.images[row], prepare_cutout(answer.pixels, preparation))
+        assert np.array_equal(image, prepare_cutout(answer.pixels, preparation))
+    assert not isinstance(seen["m4"], Cutout)
 
 
 def test_a_source_is_learnt_from_and_what_it_lacks_is_listed(drawn: tuple[Path, Path], tmp_path: Path) -> None:
