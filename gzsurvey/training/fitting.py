@@ -76,8 +76,8 @@ class Finetuning:
             Examples(pictures.images, rows, self.tasks) for rows in (parts.training, parts.validation)
         )
 
-    def run(self, out: Path, device: torch.device) -> dict[str, float]:
-        """Train, measure, calibrate, save; return what was measured on validation galaxies."""
+    def run(self, out: Path, device: torch.device) -> None:
+        """Train, measure, calibrate, save."""
         self.device = device
         self._say()
         network = job.on_device(self._with_heads(), device)
@@ -92,7 +92,6 @@ class Finetuning:
         shown = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
         Progress.say(f"finetune ({self.recipe.title}): {shown}, on {len(self.validation.rows)} validation galaxies")
         save_checkpoint(out, "best", network, self._info(network, measured, self._calibration(predicted)))
-        return measured
 
     def _say(self) -> None:
         recipe, n = self.recipe, len(self.training.rows)

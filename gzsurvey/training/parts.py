@@ -77,7 +77,9 @@ def folds(pictures: Pictures, recipe: FinetuneRecipe, number: int) -> Iterator[P
     else:
         dealt = deal(groups, number, recipe.seed)
     for fold in range(number):
-        yield Parts(usable[dealt != fold], usable[dealt == fold], f"fold {fold} of {number} ({recipe.split}) for validation")
+        yield Parts(
+            usable[dealt != fold], usable[dealt == fold], f"fold {fold} of {number} ({recipe.split}) for validation"
+        )
 
 
 def _usable(pictures: Pictures) -> Rows:

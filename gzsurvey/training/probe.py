@@ -149,7 +149,7 @@ def fit_number(
     features, numbers, weights = standard.reshape(-1, d), np.tile(target, v), np.tile(weight, v) / v
     number_of_fold = _folds(strata, seed)
     if number_of_fold.max() < 1:
-        number_of_fold = np.arange(n)
+        number_of_fold = _folds(np.zeros_like(strata), seed)
     # A fold is checked on images as they are, and no view of them is learnt from.
     folds = [
         (np.flatnonzero(np.tile(number_of_fold != fold, v)), np.flatnonzero(number_of_fold == fold))

@@ -90,6 +90,12 @@ def test_confidence_weighs(csv: Callable[[pd.DataFrame], Path]) -> None:
     assert labels.only_task.weight.tolist() == [0.5] * 5
 
 
+def test_labels_of_weight_zero_count_as_unknown(csv: Callable[[pd.DataFrame], Path]) -> None:
+    task = read_labels(csv(GOOD.assign(weight=[1, 2, 0, 1, 0])), CLASSES).only_task
+    assert task.known.tolist() == [True, True, False, True, False]
+    assert task.lacking(np.arange(5), 2) == "class '0' has 1 labels"
+
+
 def test_division_is_stratified_repeatable_and_never_empty() -> None:
     target = np.array([0] * 80 + [1] * 20 + [2] * 2)
     chosen = divide(target, 0.2, seed=4)

@@ -61,7 +61,7 @@ class ClassesTask(Task[ClassesLayer]):
             raise TableError(self.where, problem, np.flatnonzero(np.isin(self.target, rare)).tolist())
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def given(self) -> NDArray[np.bool_]:
         """Those that have a class."""
         return np.asarray(self.target != UNKNOWN)
 
@@ -86,7 +86,7 @@ class ClassesTask(Task[ClassesLayer]):
             return self
         counts = self._counts(rows)
         by_class = len(self.labelled(rows)) / (len(counts) * np.maximum(counts, 1))
-        return replace(self, weight=self.weight * np.where(self.known, by_class[self.target], 1.0))
+        return replace(self, weight=self.weight * np.where(self.given, by_class[self.target], 1.0))
 
     def head(self, rows: Rows) -> ClassesHead:
         """State the share of each class, weights included."""

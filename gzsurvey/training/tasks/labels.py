@@ -41,7 +41,7 @@ class LabelsTask(Task[LabelsLayer]):
         return self.recipe.label_columns
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def given(self) -> NDArray[np.bool_]:
         """Those of which anything is known."""
         return np.asarray(np.isfinite(self.target).any(axis=1))
 

@@ -46,14 +46,14 @@ class NumberTask(Task[NumberLayer]):
         return cls(recipe, where, target, np.ones(len(frame)))
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def given(self) -> NDArray[np.bool_]:
         """Those whose number is known."""
         return np.asarray(np.isfinite(self.target))
 
     @property
     def strata(self) -> Rows:
         """Groups of equal size, from the smallest numbers to the largest."""
-        known = np.flatnonzero(self.known)
+        known = np.flatnonzero(self.given)
         groups = max(1, min(MOST_STRATA, len(known) // PER_STRATUM))
         strata = np.zeros(len(self.target), dtype=np.int64)
         order = known[np.argsort(self.target[known], kind="stable")]

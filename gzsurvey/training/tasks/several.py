@@ -37,7 +37,7 @@ def read_tasks(recipes: Sequence[FinetuneTask], frame: pd.DataFrame, where: str)
         A task's labels cannot be learnt, or a galaxy has no label of any; names the rows.
     """
     tasks = tuple(KINDS[recipe.kind].read(recipe, frame, where) for recipe in recipes)
-    unknown = ~np.logical_or.reduce([task.known for task in tasks])
+    unknown = ~np.logical_or.reduce([task.given for task in tasks])
     if unknown.any():
         names = ", ".join(repr(task.name) for task in tasks)
         problem = f"the label of {names} is empty or NaN; remove these rows"
@@ -108,7 +108,7 @@ def strata(tasks: Tasks) -> Rows:
     found = np.full(len(tasks[0].target), -1, dtype=np.int64)
     first = 0
     for task in tasks:
-        mine = (found < 0) & task.known
+        mine = (found < 0) & task.given
         found[mine] = first + task.strata[mine]
         first += int(task.strata.max()) + 1
     return found

@@ -54,7 +54,7 @@ class Task(ABC, Generic[Layer]):
 
     @property
     @abstractmethod
-    def known(self) -> NDArray[np.bool_]:
+    def given(self) -> NDArray[np.bool_]:
         """Which galaxies have a label, shape (N,)."""
 
     @property
@@ -115,6 +115,11 @@ class Task(ABC, Generic[Layer]):
     @abstractmethod
     def columns(self, predicted: Floats, rows: Rows) -> dict[str, NDArray[Any]]:
         """Labels and predictions (n, W) of any `rows` as columns of a table, empty where not known."""
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which galaxies have a label that counts, of a weight above 0, shape (N,)."""
+        return self.given & (self.weight > 0)
 
     @property
     def name(self) -> str:

@@ -45,7 +45,7 @@ class VotesTask(Task[VotesLayer]):
         return cls(recipe, where, counts, np.ones(len(frame)), tree)
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def given(self) -> NDArray[np.bool_]:
         """Those with any vote."""
         return np.asarray((self.target > 0).any(axis=1))
 
