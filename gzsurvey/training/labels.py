@@ -5,7 +5,7 @@ Letters: N labelled galaxies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,7 +129,7 @@ def read_labels(path: Path, tasks: Sequence[FinetuneTask]) -> Labels:
 
 
 def read_sizes(
-    labels: Labels, size_column: str | None
+    labels: Labels, size_column: str | None, pixel_scale_arcsec: Callable[[], float] | None
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
     """Read the sizes of labelled galaxies, in the units of their columns.
 
@@ -139,6 +139,8 @@ def read_sizes(
         Whose.
     size_column : str or None
         Half-light radius; None: by its usual names, with the radius of 90 % of the light.
+    pixel_scale_arcsec : callable or None
+        Asks the source for its pixel scale, for sizes in pixels; None: it has none.
 
     Returns
     -------
@@ -153,14 +155,20 @@ def read_sizes(
     frame = read_table(labels.path)
     columns = open_tables(str(labels.path))[0].columns
 
+    by_lower_case = {name.lower(): name for name in reversed(list(columns))}
+
+    def usual(names: Sequence[str]) -> str | None:
+        return next((by_lower_case[name] for name in names if name in by_lower_case), None)
+
     def size(name: str | None) -> NDArray[np.float64] | None:
         if name is None:
             return None
         values = np.ma.masked_invalid(numbers(frame, name, labels.where))
-        return arcsec(values, columns[name], None, None, [])[labels.rows]
+        return arcsec(values, columns[name], None, pixel_scale_arcsec, [])[labels.rows]
 
-    r50 = size(pick(frame, size_column, R50_NAMES, labels.where))
-    return r50, None if size_column is not None else size(pick(frame, None, R90_NAMES, labels.where))
+    if size_column is not None:
+        return size(pick(frame, size_column, (), labels.where)), None
+    return size(usual(R50_NAMES)), size(usual(R90_NAMES))
 
 
 def _refuse_repeated(ids: NDArray[np.str_] | None, where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeGuard
 
@@ -16,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.collection import ImageCollection, decode, open_collection
-from gzsurvey.cutouts.open import check_source, open_source
+from gzsurvey.cutouts.open import check_source, open_source, pixel_scale_arcsec
 from gzsurvey.cutouts.source import Cutout, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.dataset.store import Store
@@ -231,8 +232,9 @@ def _members(labels: Labels, collection: ImageCollection) -> list[str | None]:
 
 def _from_survey(labels: Labels, survey: Survey, preparation: Preparation, mapped: NDArray[np.uint8]) -> _Read:
     """Cut images out as `classify` does, in the order of the sky, so that each tile is opened once."""
-    source = open_source(survey.spec, preparation, check_source(survey.spec, preparation))
-    width = _widths(labels, survey, preparation)
+    index = check_source(survey.spec, preparation)
+    source = open_source(survey.spec, preparation, index)
+    width = _widths(labels, survey, preparation, index)
     known = np.isfinite(labels.ra) | (survey.spec.kind == "images")
     ids = labels.ids if labels.ids is not None else labels.images
     reasons = np.where(known, "", "its position is not known").astype(object)
@@ -264,7 +266,7 @@ def _from_survey(labels: Labels, survey: Survey, preparation: Preparation, mappe
     return _Read(labels, mapped, reasons)
 
 
-def _widths(labels: Labels, survey: Survey, preparation: Preparation) -> NDArray[np.float64]:
+def _widths(labels: Labels, survey: Survey, preparation: Preparation, index: Path | None) -> NDArray[np.float64]:
     """Return the field of view of each galaxy, arcsec, shape (N,)."""
     if survey.spec.kind == "images":
         return np.full(len(labels), float(preparation.image_size))
@@ -273,7 +275,7 @@ def _widths(labels: Labels, survey: Survey, preparation: Preparation) -> NDArray
     rule = preparation.scale_rule
     if rule.kind == "fixed":
         return field_of_view(rule, np.zeros(len(labels)))
-    r50, r90 = read_sizes(labels, survey.size_column)
+    r50, r90 = read_sizes(labels, survey.size_column, None if index is None else partial(pixel_scale_arcsec, index))
     if r50 is None:
         raise TableError(labels.where, "has no size, and this model sizes its cutouts by the half-light radius; add a "
                          "column r50 (arcsec), or name one by size_column")  # fmt: skip

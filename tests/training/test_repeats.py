@@ -175,7 +175,10 @@ def write_mosaic(folder: Path) -> WCS:
     return wcs
 
 
-def test_images_of_a_survey_are_what_classify_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "unit", "arcsec"), [("r50", "arcmin", 60.0), ("R50", "pix", 0.5)])
+def test_images_of_a_survey_are_what_classify_sees(
+    name: str, unit: str, arcsec: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     wcs = write_mosaic(tmp_path / "sky")
     columns, rows = np.random.default_rng(3).uniform(120, 280, (2, 12))
@@ -183,7 +186,7 @@ def test_images_of_a_survey_are_what_classify_sees(tmp_path: Path, monkeypatch: 
     ra, dec = wcs.all_pix2world(columns, rows, 0)
     r50 = np.array([np.nan, *np.linspace(2, 4.5, 11)])
     table = Table({"id": [f"m{i}" for i in range(12)], "ra": ra, "dec": dec, "label": [0, 1] * 6})
-    table["r50"] = Column(r50 / 60, unit="arcmin")
+    table[name] = Column(r50 / arcsec, unit=unit)
     table.write(tmp_path / "labels.fits")
     preparation = Preparation(image_size=SIZE, crop=0.8)
     spec = SourceSpec.parse(f"mosaic:{tmp_path / 'sky'}")
@@ -193,7 +196,7 @@ def test_images_of_a_survey_are_what_classify_sees(tmp_path: Path, monkeypatch: 
     assert lost["id"].tolist() == ["m4"]
     assert lost["reason"].str.len().item() > 10
 
-    targets = read_targets(str(tmp_path / "labels.fits"), TargetOptions())
+    targets = read_targets(str(tmp_path / "labels.fits"), TargetOptions(pixel_scale_arcsec=lambda: 0.5))
     assert targets.r50_arcsec is not None
     known = np.nan_to_num(targets.r50_arcsec)
     asked = {"id": targets.id, "ra": targets.ra_deg, "dec": targets.dec_deg,
@@ -202,8 +205,8 @@ def test_images_of_a_survey_are_what_classify_sees(tmp_path: Path, monkeypatch: 
     seen = {str(targets.id[row]): answer for row, answer in answers((open_source(spec, preparation),), wanted, 0.2)}
     assert found.labels.ids is not None
     assert len(found.labels) == 11
-    for name, image in zip(found.labels.ids, found.images, strict=True):
-        answer = seen[str(name)]
+    for own, image in zip(found.labels.ids, found.images, strict=True):
+        answer = seen[str(own)]
         assert isinstance(answer, Cutout)
         assert np.array_equal(image, prepare_cutout(answer.pixels, preparation))
     assert not isinstance(seen["m4"], Cutout)
