@@ -247,8 +247,7 @@ class FinetuneRecipe(FinetuneTask):
     """``stratified``: class by class, a number by its size. ``sky``: whole cells of the sky, so that
     neighbours stay together."""
     sky_order: Annotated[int, Field(ge=0, le=12)] = 4
-    """HEALPix order of these cells; 4: cells of 3.7 degrees, beyond which galaxies share no structure
-    and hardly any observing conditions."""
+    """HEALPix order of these cells; 4: cells of 3.7 degrees, wider than clusters and most surveys' tiles."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
     """Cross-validation: as many more finetunings, each checked on another part of the labels."""
     seeds: Annotated[int, Field(ge=2, le=100)] | None = None
