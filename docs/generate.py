@@ -27,6 +27,7 @@ from gzsurvey.recipes import (
     survey,
     training,
 )
+from gzsurvey.recipes.base import Section
 
 REFERENCE = Path(__file__).parent / "reference"
 RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
@@ -38,7 +39,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
         training.PretrainRecipe, training.EncoderRecipe, training.OptimiserRecipe, training.ByolRecipe,
         training.HybridRecipe, training.AugmentationRecipe, training.GuardRecipe,
     ),
-    "finetune": (training.FinetuneRecipe,),
+    "finetune": (training.FinetuneRecipe, training.FinetuneTask),
     "evaluate": (evaluation.EvaluationRecipe,),
     "study": (
         study.StudyRecipe, study.VariantRecipe, study.DatasetOfStudy, study.TaskRecipe, study.LabelsRecipe, study.Cut,
@@ -98,10 +99,10 @@ def recipes_page() -> str:
 
 
 def attribute_docs(model: type[BaseModel]) -> dict[str, str]:
-    """The text below each attribute of a class."""
+    """The text below each attribute of a class and of those it inherits from."""
+    docs = {} if model.__base__ in (None, BaseModel, Section) else attribute_docs(model.__base__)
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(tree, ast.ClassDef)
-    docs = {}
     for attribute, after in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(attribute, ast.AnnAssign) and isinstance(after, ast.Expr):
             docs[ast.unparse(attribute.target)] = " ".join(ast.literal_eval(after.value).split()).replace("|", "\\|")

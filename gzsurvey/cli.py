@@ -206,9 +206,9 @@ def pretrain(
 @click.argument("recipe")
 @click.argument("checkpoint")
 @click.argument("out", type=Directory)
-@click.option("--labels", type=ExistingFile, default=None, help="Table with id (or ra, dec) and label.")
-@click.option("--images", type=click.Path(path_type=Path, exists=True), default=None,
-              help="A store, directory, zip, tar or parquet of images.")  # fmt: skip
+@click.option("--labels", type=ExistingFile, default=None, help="Table with id (or ra, dec) and labels.")
+@click.option("--images", default=None, metavar="PATH|SOURCE",
+              help="A store, directory, zip, tar or parquet of images, or a SOURCE of cutouts.")  # fmt: skip
 @device
 @overrides
 def finetune(
@@ -216,11 +216,11 @@ def finetune(
     checkpoint: str,
     out: Path,
     labels: Path | None,
-    images: Path | None,
+    images: str | None,
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Teach a pretrained model a new task; CHECKPOINT 'none' trains from nothing.
+    """Teach a pretrained model new tasks; CHECKPOINT 'none' trains from nothing.
 
     Example: gzsurvey finetune finetune pretrained rings --labels rings.csv --images stamps.zip
     """

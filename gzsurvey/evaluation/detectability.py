@@ -40,7 +40,7 @@ from gzsurvey.votes.fractions import expected_fractions, proportion_asked
 from gzsurvey.votes.tree import DecisionTree
 
 _AT_A_TIME = 256
-_DRAWN_AT_ONCE = 2000
+_DRAWN_AT_ONCE, _DRAWN_AT_MOST = 2000, 100_000
 _FIRST_ID = 700_000_000
 """Ids of galaxies that no simulated survey has."""
 _PART = 50
@@ -155,7 +155,7 @@ def choose_galaxies(recipe: DetectabilityRecipe, region: Region) -> Galaxies:
     """
     half_width = region.psf_fwhm_arcsec[1] / 2
     found: list[Galaxies] = []
-    for start in range(_FIRST_ID, _FIRST_ID + 100_000, _DRAWN_AT_ONCE):
+    for start in range(_FIRST_ID, _FIRST_ID + _DRAWN_AT_MOST, _DRAWN_AT_ONCE):
         drawn = population(recipe.seed, range(start, start + _DRAWN_AT_ONCE))
         large = drawn["r50"] / half_width >= recipe.least_size
         found.append(drawn[large & (drawn["mag_r"] <= recipe.faintest_mag)])
@@ -164,7 +164,7 @@ def choose_galaxies(recipe: DetectabilityRecipe, region: Region) -> Galaxies:
     number = sum(map(len, found))
     raise RecipeError(
         "detectability",
-        f"of 100,000 simulated galaxies {number} are as large and bright as least_size and faintest_mag ask, "
+        f"of {_DRAWN_AT_MOST:,} simulated galaxies {number} are as large and bright as least_size and faintest_mag ask, "
         f"{recipe.galaxies} are wanted; ask for less",
     )
 

@@ -22,9 +22,11 @@ from gzsurvey.evaluation.intervals import Floats
 from gzsurvey.evaluation.predict import Images
 from gzsurvey.recipes.evaluation import EvaluationRecipe
 from gzsurvey.recipes.preparation import Preparation
+from gzsurvey.recipes.training import FinetuneTask
 from gzsurvey.sky.columns import IMAGE_NAMES
-from gzsurvey.training.labels import Labels, read_labels
+from gzsurvey.training.labels import Labels
 from gzsurvey.training.pictures import UNMATCHED, collect, is_store
+from gzsurvey.training.tasks import ClassesTask
 from gzsurvey.votes.tree import DecisionTree
 
 MEASURED = ("r50", "mag")
@@ -264,7 +266,7 @@ class Labelled:
     """A table of labels, read and checked; its images are not looked for yet."""
 
     labels: Labels
-    """By which images are found; its classes and weights mean nothing here."""
+    """By which images are found."""
     truth: Floats
     """As of `TaskSample`."""
     quantities: Mapping[str, Floats]
@@ -330,15 +332,13 @@ def task_sample(labelled: Labelled, split: str, preparation: Preparation, out: P
         None of the labelled galaxies lies in the split.
     """
     (out / UNMATCHED).unlink(missing_ok=True)
-    # The weights travel along with the galaxies that have an image, and say which these are.
-    numbered = replace(labelled.labels, weight=np.arange(len(labelled.labels), dtype=np.float64))
-    found = collect(numbered, labelled.pictures, preparation, out)
+    found = collect(labelled.labels, labelled.pictures, preparation, out)
     kept = np.arange(len(found.labels))
     if found.published is not None:
         kept = np.flatnonzero(found.published == split)
         if not len(kept):
             raise RecipeError(str(labelled.pictures), f"has no labelled galaxy in split {split!r}; choose by --split")
-    rows = found.labels.weight[kept].astype(np.int64)
+    rows = found.labels.rows[kept]
     ids = found.labels.ids
     galaxies = Sample(
         ids=np.full(len(kept), "") if ids is None else ids[kept],
@@ -352,42 +352,52 @@ def task_sample(labelled: Labelled, split: str, preparation: Preparation, out: P
 
 def _labels_of(path: Path, frame: pd.DataFrame, head: TaskHead, recipe: EvaluationRecipe) -> tuple[Labels, Floats]:
     """Return the labelled galaxies, to find their images by, and their labels."""
+    where = str(path)
     if isinstance(head, ClassesHead):
-        labels = read_labels(path, recipe.label_column, recipe.class_names)
-        unknown = [name for name in labels.classes if name not in head.classes]
-        if unknown:
-            raise TableError(str(path), f"class {unknown[0]!r} is none of the checkpoint's "
-                             f"({', '.join(head.classes)}); rename it by class_names")  # fmt: skip
-        order = np.array([head.classes.index(name) for name in labels.classes])
-        return labels, order[labels.target].astype(np.float64)
-    if isinstance(head, LabelsHead):
+        truth = _classes(frame, where, head, recipe)
+    elif isinstance(head, LabelsHead):
         for name in head.classes:
-            pick(frame, name, (), str(path))
-        truth = np.column_stack([numbers(frame, name, str(path)) for name in head.classes])
+            pick(frame, name, (), where)
+        truth = np.column_stack([numbers(frame, name, where) for name in head.classes])
         wrong = np.isfinite(truth) & (truth != 0) & (truth != 1)
         if wrong.any():
-            raise TableError(str(path), "columns of classes must be 0 or 1", np.flatnonzero(wrong.any(axis=1)).tolist())
+            raise TableError(where, "columns of classes must be 0 or 1", np.flatnonzero(wrong.any(axis=1)).tolist())
     else:
-        pick(frame, recipe.label_column, (), str(path))
-        truth = numbers(frame, recipe.label_column, str(path))
+        pick(frame, recipe.label_column, (), where)
+        truth = numbers(frame, recipe.label_column, where)
         if not np.isfinite(truth).all():
-            raise TableError(str(path), f"column {recipe.label_column!r} is not finite",
+            raise TableError(where, f"column {recipe.label_column!r} is not finite",
                              np.flatnonzero(~np.isfinite(truth)).tolist())  # fmt: skip
-    return _unlabelled(path, frame), truth
+    return _galaxies_of(path, frame), truth
 
 
-def _unlabelled(path: Path, frame: pd.DataFrame) -> Labels:
-    """Return the galaxies of a table, all in one class."""
+def _classes(frame: pd.DataFrame, where: str, head: ClassesHead, recipe: EvaluationRecipe) -> Floats:
+    """Return the number of each galaxy's class among those of the head."""
+    read = FinetuneTask(task=head.task, label_column=recipe.label_column, class_names=recipe.class_names)
+    labels = ClassesTask.read(read, frame, where)
+    if not labels.given.all():
+        problem = f"column {recipe.label_column!r} is empty or NaN; remove these rows"
+        raise TableError(where, problem, np.flatnonzero(~labels.given).tolist())
+    unknown = [name for name in labels.classes if name not in head.classes]
+    if unknown:
+        raise TableError(where, f"class {unknown[0]!r} is none of the checkpoint's ({', '.join(head.classes)}); "
+                         "rename it by class_names")  # fmt: skip
+    order = np.array([head.classes.index(name) for name in labels.classes])
+    return np.asarray(order[labels.target], dtype=np.float64)
+
+
+def _galaxies_of(path: Path, frame: pd.DataFrame) -> Labels:
+    """Return the galaxies of a table, without any task."""
     where = str(path)
     id_column, image_column = pick(frame, None, ID_COLUMNS, where), pick(frame, None, IMAGE_NAMES, where)
     ra, dec = positions(frame, None, None, where)
     return Labels(
-        where=where,
+        path=path,
+        rows=np.arange(len(frame), dtype=np.int64),
         ids=None if id_column is None else texts(frame[id_column], where),
         images=None if image_column is None else texts(frame[image_column], where),
         ra=ra,
         dec=dec,
-        classes=("galaxy",),
-        target=np.zeros(len(frame), dtype=np.int64),
-        weight=np.ones(len(frame)),
+        tasks=(),
+        history={},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gzsurvey.recipes.base import Section, load
 from gzsurvey.resources import RECIPES, find
@@ -159,12 +159,75 @@ class PretrainRecipe(Section):
         return self
 
 
-class FinetuneRecipe(Section):
-    """One finetuning."""
+class FinetuneTask(Section):
+    """What is learnt from which columns of the table of labels."""
 
     task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")] = "task"
-    """Name of the task: its output is ``TASK_probability``."""
-    kind: Literal["classes"] = "classes"
+    """Name of the task; its output is ``TASK_probability``, of a number ``TASK``, of votes ``concentration``."""
+    kind: Literal["classes", "labels", "number", "votes"] = "classes"
+    """``classes``: each galaxy has one. ``labels``: it may have several, or none. ``number``: mean and
+    standard deviation. ``votes``: volunteers' answers to a question tree."""
+    label_column: str = "label"
+    """Of ``classes`` and ``number``."""
+    label_columns: tuple[str, ...] = ()
+    """Of ``labels``: one column of 0 and 1 for each; empty where not known."""
+    campaign: str | None = None
+    """Of ``votes``: a shipped campaign or union, or a YAML file, whose question tree the columns follow."""
+    class_names: dict[str, str] = {}
+    """Names for classes as they stand in the table, e.g. ``{"1": ring, "0": no_ring}``."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Of ``classes``; ``balanced``: rare ones count as much as frequent ones."""
+    unit: str = ""
+    """Of a ``number``, as the VOUnit standard writes it."""
+    loss_weight: Positive = 1.0
+    """Weight of this task's loss beside those of other tasks."""
+
+    @property
+    def output(self) -> str:
+        """Name of the network's output."""
+        return {"number": self.task, "votes": "concentration"}.get(self.kind, f"{self.task}_probability")
+
+    @model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> FinetuneTask:
+        needed = {"labels": "label_columns", "votes": "campaign"}.get(self.kind)
+        if needed is not None and not getattr(self, needed):
+            raise ValueError(f"task {self.task!r} of kind {self.kind!r} needs {needed!r}")
+        owners = {
+            "label_columns": "labels", "campaign": "votes", "class_names": "classes", "unit": "number",
+        }  # fmt: skip
+        for key, kind in owners.items():
+            if getattr(self, key) and kind != self.kind:
+                raise ValueError(f"{key!r} belongs to kind {kind!r}; task {self.task!r} is of kind {self.kind!r}")
+        if self.class_weights != "none" and self.kind != "classes":
+            raise ValueError(f"'class_weights' belongs to kind 'classes'; task {self.task!r} is of kind {self.kind!r}")
+        if self.kind == "number" and self.task in ("embedding", "concentration"):
+            raise ValueError(f"'task' {self.task!r} is the name of another output; choose another")
+        return self
+
+    @field_validator("label_columns")
+    @classmethod
+    def _columns_differ(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("'label_columns' must differ from each other")
+        return values
+
+    @field_validator("unit")
+    @classmethod
+    def _is_a_unit(cls, value: str) -> str:
+        from astropy.units import Unit
+
+        try:
+            Unit(value, format="vounit")
+        except ValueError:
+            raise ValueError("'unit' is none of the VOUnit standard (arcsec, mag, km/s, solMass/yr, ...)") from None
+        return value
+
+
+class FinetuneRecipe(FinetuneTask):
+    """One finetuning: its task, perhaps further ones learnt with it, and how."""
+
+    also: tuple[FinetuneTask, ...] = ()
+    """Further tasks, learnt at once from the same table; a galaxy may lack the labels of some."""
     mode: Literal["auto", "linear", "last_blocks", "full"] = "auto"
     """``linear``: the encoder stays as it is. ``last_blocks``: its last parts learn too.
     ``full``: everything learns. ``auto``: by the number of labels."""
@@ -172,13 +235,23 @@ class FinetuneRecipe(Section):
     """For CHECKPOINT ``none``."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
     """For a start without a checkpoint of ours; None: the store's, or 64."""
-    label_column: str = "label"
-    class_names: dict[str, str] = {}
-    """Names for labels as they stand in the table, e.g. ``{"1": ring, "0": no_ring}``."""
+    bands: tuple[str, ...] | None = None
+    """Of images from a cutout SOURCE, as ``classify --bands``."""
+    zeropoints: tuple[float | str, ...] | None = None
+    """Of images from a cutout SOURCE, as ``classify --zeropoints``."""
+    size_column: str | None = None
+    """Half-light radius, for images from a cutout SOURCE; None: found by its usual names."""
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of the labels kept for validation, class by class."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """``balanced``: rare classes count as much as frequent ones."""
+    """Share of the labels kept for validation."""
+    split: Literal["stratified", "sky"] = "stratified"
+    """``stratified``: class by class, a number by its size. ``sky``: whole cells of the sky, so that
+    neighbours stay together."""
+    sky_order: Annotated[int, Field(ge=0, le=12)] = 4
+    """HEALPix order of these cells; 4: cells of 3.7 degrees, wider than clusters and most surveys' tiles."""
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Cross-validation: as many more finetunings, each checked on another part of the labels."""
+    seeds: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Members of an ensemble: as many more finetunings, each with a seed of its own."""
     views: Annotated[int, Field(ge=0, le=100)] = 4
     """``linear``: augmented copies of each training image, besides the image itself."""
     blocks: Count = 2
@@ -196,6 +269,24 @@ class FinetuneRecipe(Section):
     optimiser: OptimiserRecipe = OptimiserRecipe(kind="adamw", learning_rate=1e-4, weight_decay=0.05)
     augmentation: AugmentationRecipe = MILD_VIEWS
     seed: Annotated[int, Field(ge=0)] = 69
+
+    @property
+    def tasks(self) -> tuple[FinetuneTask, ...]:
+        """All tasks that are learnt at once."""
+        return (self, *self.also)
+
+    @property
+    def title(self) -> str:
+        """Names of all tasks, for people."""
+        return ", ".join(task.task for task in self.tasks)
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> FinetuneRecipe:
+        for what, values in (("task", [t.task for t in self.tasks]), ("output", [t.output for t in self.tasks])):
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two tasks have the {what} {twice!r}; each needs one of its own")
+        return self
 
 
 def load_pretrain_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> PretrainRecipe:

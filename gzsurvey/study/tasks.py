@@ -20,6 +20,7 @@ from gzsurvey.dataset.tables import read_table
 from gzsurvey.errors import TableError, TrainingError
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.study import LabelsRecipe, StudyRecipe, TaskRecipe
+from gzsurvey.recipes.training import FinetuneTask
 from gzsurvey.training.labels import read_labels
 from gzsurvey.training.pictures import Pictures, collect
 
@@ -78,10 +79,10 @@ def _prepare(task: TaskRecipe, root: Path, store: Store, own: Path) -> None:
     parts = [_pictures(task.labels, root, store, own / "labelled")]
     if task.test is not None:
         parts.append(_pictures(task.test, root, store, own / "test"))
-    classes = parts[0].labels.classes
-    if any(part.labels.classes != classes for part in parts):
-        raise TableError(parts[1].labels.where, f"has classes {parts[1].labels.classes}, the task has {classes}")
-    target = np.concatenate([part.labels.target for part in parts])
+    classes, *others = (part.labels.only_task.classes for part in parts)
+    if any(other != classes for other in others):
+        raise TableError(parts[1].labels.where, f"has classes {others[0]}, the task has {classes}")
+    target = np.concatenate([part.labels.only_task.target for part in parts])
     pool, test = _parts(task, parts)
     if task.balance == "equal":
         pool, test = _equal(target, pool), _equal(target, test)
@@ -113,7 +114,7 @@ def _pictures(labels: LabelsRecipe, root: Path, store: Store, folder: Path) -> P
     if labels.crop is not None:
         preparation = preparation.model_copy(update={"crop": labels.crop})
     images = store.path if labels.images is None else root / labels.images
-    return collect(read_labels(table, "label", {}), images, Preparation.model_validate(preparation), folder)
+    return collect(read_labels(table, (FinetuneTask(),)), images, Preparation.model_validate(preparation), folder)
 
 
 def derived_labels(labels: LabelsRecipe, root: Path) -> pd.DataFrame:

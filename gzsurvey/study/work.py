@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from gzsurvey.card import ClassesHead
 from gzsurvey.model.checkpoint import find_checkpoint, load_network, write_aside
 from gzsurvey.model.encoder import create_encoder
 from gzsurvey.model.network import Network
@@ -28,10 +27,11 @@ from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.study.cells import Cell, divide, modes
 from gzsurvey.study.paths import StudyPaths
 from gzsurvey.study.tasks import Task, load_task
-from gzsurvey.training import job, labels, pretrain
+from gzsurvey.training import job, pretrain, split
 from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.probe import fit_probe
-from gzsurvey.training.tune import Examples, Tuning, probabilities
+from gzsurvey.training.tasks import ClassesTask
+from gzsurvey.training.tune import Examples, Tuning, predict
 from gzsurvey.training.views import embedded_views
 
 TASK = "study"
@@ -100,7 +100,7 @@ class _Work:
         task_recipe = next(task for task in recipe.tasks if task.name == cell.task)
         pool, self.test = divide(self.task, task_recipe, cell.seed, cell.fold)
         subset = np.sort(pool[: cell.labels])
-        held_out = labels.divide(self.task.target[subset], recipe.validation, cell.seed)
+        held_out = split.divide(self.task.target[subset], recipe.validation, cell.seed)
         self.training, self.validation = subset[~held_out], subset[held_out]
 
     def predict(self, mode: str) -> NDArray[np.float64]:
@@ -142,11 +142,10 @@ class _Work:
         return fitted.probability(views[0])
 
     def _full(self) -> NDArray[np.float64]:
-        cell, number = self.cell, len(self.task.classes)
+        cell = self.cell
         recipe = self.recipe.direct if cell.arm == "direct" else self.recipe.full
         recipe = recipe.model_copy(update={"task": TASK, "mode": "full", "seed": cell.seed})
-        share = dict.fromkeys(self.task.classes, 1.0 / number)
-        head = ClassesHead(task=TASK, classes=self.task.classes, balance=share)
+        head = self._classes(recipe).head(np.arange(len(self.task.target)))
         start = _network(self.recipe, self.paths, cell.arm, cell.seed if cell.arm == "direct" else cell.pretraining)
         torch.manual_seed(cell.seed)
         network = Network(start.encoder, (head,), recipe.dropout)
@@ -159,17 +158,21 @@ class _Work:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _tuned(self, recipe: FinetuneRecipe, network: Network, folder: Path) -> NDArray[np.float64]:
-        target, weight = self.task.target, np.ones(len(self.task.target))
+        tasks = (self._classes(recipe),)
         training, validation, tested = (
-            Examples(self.task.images, rows, target, weight) for rows in (self.training, self.validation, self.test)
+            Examples(self.task.images, rows, tasks) for rows in (self.training, self.validation, self.test)
         )
         tuning = Tuning(recipe, network, folder, self.device)
         tuning.run(training, validation)
         network.load_state_dict(tuning.best)
-        probability = np.full((len(target), len(self.task.classes)), np.nan)
+        probability = np.full((len(self.task.target), len(self.task.classes)), np.nan)
         for part in (validation, tested):
-            probability[part.rows] = probabilities(network, TASK, part, self.device)
+            probability[part.rows] = predict(network, part, self.device)[tasks[0].output]
         return probability
+
+    def _classes(self, recipe: FinetuneRecipe) -> ClassesTask:
+        target = self.task.target
+        return ClassesTask(recipe, self.task.name, target, np.ones(len(target)), self.task.classes)
 
 
 def _network(recipe: StudyRecipe, paths: StudyPaths, arm: str, seed: int) -> Network:

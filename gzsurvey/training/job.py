@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from gzsurvey.errors import OutputConflict, TrainingError
+from gzsurvey.errors import GZSurveyError, OutputConflict, TrainingError
 from gzsurvey.model.checkpoint import write_aside
 from gzsurvey.recipes.training import OptimiserRecipe
 
@@ -75,6 +75,30 @@ def claim(out: Path, job: dict[str, Any]) -> bool:
     if differences:
         raise OutputConflict(out, differences)
     return bool(made["finished"])
+
+
+def is_claimed(out: Path) -> bool:
+    """Whether OUT was made for some job."""
+    return (out / JOB).is_file()
+
+
+@contextmanager
+def released_if_refused(out: Path, began: bool) -> Iterator[None]:
+    """Give OUT up where inputs are refused before anything was made of them: corrected ones may use it.
+
+    Parameters
+    ----------
+    out : Path
+        OUT, claimed.
+    began : bool
+        Whether it was claimed before this call, so that it may hold something.
+    """
+    try:
+        yield
+    except GZSurveyError:
+        if not began:
+            (out / JOB).unlink(missing_ok=True)
+        raise
 
 
 def finish(out: Path, job: dict[str, Any]) -> None:

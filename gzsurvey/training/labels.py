@@ -1,12 +1,12 @@
-"""A user's own labels: read, checked, matched with their images, divided.
+"""A user's own labels: read, checked, matched with their galaxies.
 
-Letters: N labelled galaxies, K classes.
+Letters: N labelled galaxies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,25 @@ from numpy.typing import NDArray
 
 from gzsurvey.dataset.tables import ID_COLUMNS, numbers, pick, positions, read_table, texts
 from gzsurvey.errors import TableError
-from gzsurvey.sky.columns import IMAGE_NAMES
+from gzsurvey.recipes.training import FinetuneTask
+from gzsurvey.sky.columns import IMAGE_NAMES, R50_NAMES, R90_NAMES
+from gzsurvey.sky.convert import arcsec
+from gzsurvey.sky.tables import open_tables
+from gzsurvey.training.tasks import ClassesTask, Tasks, read_tasks
 
 WEIGHT_COLUMNS = ("weight", "confidence")
+HISTORY_COLUMNS = ("label_by", "label_time", "chosen_by")
+"""Who labelled a galaxy, when, and why this one: kept beside the label."""
 
 
 @dataclass(frozen=True)
 class Labels:
     """Labelled galaxies, in the order of their table."""
 
-    where: str
-    """The table, for errors."""
+    path: Path
+    """The table."""
+    rows: NDArray[np.int64]
+    """Its rows that are meant, shape (N,)."""
     ids: NDArray[np.str_] | None
     """Shape (N,); None: the table has positions only."""
     images: NDArray[np.str_] | None
@@ -33,28 +41,47 @@ class Labels:
     ra: NDArray[np.float64]
     """Degrees ICRS, shape (N,), NaN where not known."""
     dec: NDArray[np.float64]
-    classes: tuple[str, ...]
-    """Names, in the order of the probabilities."""
-    target: NDArray[np.int64]
-    """Index of each galaxy's class, shape (N,)."""
-    weight: NDArray[np.float64]
-    """Shape (N,); 1 where the table has no weights."""
+    tasks: Tasks
+    """What the labels say, of each task."""
+    history: dict[str, NDArray[np.str_]]
+    """``label_by``, ``label_time``, ``chosen_by`` where the table has them, shape (N,)."""
 
     def __len__(self) -> int:
-        return len(self.target)
+        return len(self.rows)
+
+    @property
+    def where(self) -> str:
+        """The table, for errors."""
+        return str(self.path)
+
+    @property
+    def only_task(self) -> ClassesTask:
+        """The task of a table of classes."""
+        (task,) = self.tasks
+        assert isinstance(task, ClassesTask)
+        return task
 
     def take(self, rows: NDArray[np.int64]) -> Labels:
         """Return some of the labels, in the order of `rows`."""
         return Labels(
-            self.where,
+            self.path,
+            self.rows[rows],
             None if self.ids is None else self.ids[rows],
             None if self.images is None else self.images[rows],
             self.ra[rows],
             self.dec[rows],
-            self.classes,
-            self.target[rows],
-            self.weight[rows],
+            tuple(task.take(rows) for task in self.tasks),
+            {name: values[rows] for name, values in self.history.items()},
         )
+
+    def placed(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Labels:
+        """Return the labels at other positions, degrees ICRS, shape (N,)."""
+        return replace(self, ra=ra, dec=dec)
+
+    def described(self) -> dict[str, NDArray[np.generic]]:
+        """Which galaxies these are, as columns of a table: id where known, ra, dec, and their history."""
+        ids: dict[str, NDArray[np.generic]] = {} if self.ids is None else {"id": self.ids}
+        return ids | {"ra": self.ra, "dec": self.dec} | dict(self.history)
 
     def names(self, rows: NDArray[np.int64]) -> str:
         """Name the first few of `rows`, for errors."""
@@ -62,90 +89,86 @@ class Labels:
         return ", ".join(shown) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
-def read_labels(path: Path, label_column: str, class_names: Mapping[str, str]) -> Labels:
-    """Read a table of classes.
+def read_labels(path: Path, tasks: Sequence[FinetuneTask]) -> Labels:
+    """Read a table of labels.
 
     Parameters
     ----------
     path : Path
-        FITS, CSV, ECSV, VOTable or Parquet with ``id`` (or ``ra`` and ``dec``), the label, and
-        perhaps ``weight`` or ``confidence`` and ``image``.
-    label_column : str
-        Holds text or whole numbers.
-    class_names : mapping
-        Names for labels as they stand in the table: ``{"1": "ring", "0": "no_ring"}``.
+        FITS, CSV, ECSV, VOTable or Parquet with ``id`` (or ``ra`` and ``dec``), the labels, and
+        perhaps ``weight`` or ``confidence``, ``image``, ``label_by``, ``label_time``, ``chosen_by``.
+    tasks : sequence of FinetuneTask
+        Say which columns hold what.
 
     Raises
     ------
     gzsurvey.errors.TableError
-        A column is missing, a label is empty, an id stands twice, there is one class only, or a
-        class has one example.
+        A column is missing, a label is empty, an id stands twice, there is one class only, a
+        class has one example, or numbers or votes are none.
     """
     where = str(path)
     frame = read_table(path)
-    pick(frame, label_column, (), where)
-    names = _class_of_each(frame[label_column], where, class_names)
-    classes = _in_order(names)
-    _check_classes(names, classes, where, label_column)
+    learnt = read_tasks(tasks, frame, where)
     ra, dec = positions(frame, None, None, where)
     id_column, image_column = pick(frame, None, ID_COLUMNS, where), pick(frame, None, IMAGE_NAMES, where)
     if id_column is None and not np.isfinite(ra).any():
         raise TableError(where, f"has neither an id ({', '.join(ID_COLUMNS)}) nor ra and dec; rename a column")
     ids = None if id_column is None else texts(frame[id_column], where)
     _refuse_repeated(ids, where)
+    weight = _weights(frame, where)
     return Labels(
-        where=where,
+        path=path,
+        rows=np.arange(len(frame), dtype=np.int64),
         ids=ids,
         images=None if image_column is None else texts(frame[image_column], where),
         ra=ra,
         dec=dec,
-        classes=classes,
-        target=np.array([classes.index(name) for name in names], dtype=np.int64),
-        weight=_weights(frame, where),
+        tasks=tuple(task.weighted(weight) for task in learnt),
+        history={name: _as_text(frame[name]) for name in HISTORY_COLUMNS if name in frame.columns},
     )
 
 
-def _class_of_each(labels: pd.Series, where: str, class_names: Mapping[str, str]) -> NDArray[np.str_]:
-    """Return the name of each row's class."""
-    empty = labels.isna().to_numpy() | (labels.astype(str).str.strip() == "").to_numpy()
-    if empty.any():
-        problem = f"column {labels.name!r} is empty or NaN; remove these rows"
-        raise TableError(where, problem, np.flatnonzero(empty).tolist())
-    if pd.api.types.is_bool_dtype(labels):
-        labels = labels.astype(int)
-    if pd.api.types.is_float_dtype(labels):
-        fractional = (labels % 1 != 0).to_numpy()
-        if fractional.any():
-            problem = f"column {labels.name!r} holds fractions, not classes; give whole numbers or text"
-            raise TableError(where, problem, np.flatnonzero(fractional).tolist())
-        labels = labels.astype(np.int64)
-    text = labels.astype(str).str.strip()
-    unused = sorted(set(class_names) - set(text))
-    if unused:
-        raise TableError(where, f"no row has the label {unused[0]!r} that class_names renames")
-    return text.map(lambda label: class_names.get(label, label)).to_numpy(dtype=np.str_)
+def read_sizes(
+    labels: Labels, size_column: str | None, pixel_scale_arcsec: Callable[[], float] | None
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """Read the sizes of labelled galaxies, in the units of their columns.
 
+    Parameters
+    ----------
+    labels : Labels
+        Whose.
+    size_column : str or None
+        Half-light radius; None: by its usual names, with the radius of 90 % of the light.
+    pixel_scale_arcsec : callable or None
+        Asks the source for its pixel scale, for sizes in pixels; None: it has none.
 
-def _in_order(names: NDArray[np.str_]) -> tuple[str, ...]:
-    """Return the classes: whole numbers by value, text by alphabet."""
-    classes = [str(name) for name in np.unique(names)]
-    if all(name.lstrip("-").isdecimal() for name in classes):
-        classes.sort(key=int)
-    return tuple(classes)
+    Returns
+    -------
+    r50, r90 : float64, shape (N,), or None
+        Arcsec, NaN where not known; None: no such column.
 
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        The column is missing, or is no size.
+    """
+    frame = read_table(labels.path)
+    columns = open_tables(str(labels.path))[0].columns
 
-def _check_classes(names: NDArray[np.str_], classes: tuple[str, ...], where: str, column: str) -> None:
-    if len(classes) < 2:
-        raise TableError(where, f"all {len(names)} labels are {classes[0]!r}; at least two classes are needed")
-    counts = {name: int((names == name).sum()) for name in classes}
-    rare = [name for name, count in counts.items() if count < 2]
-    if rare and len(classes) > 50:
-        raise TableError(where, f"column {column!r} holds {len(classes)} different values; are these classes?")
-    if rare:
-        rows = np.flatnonzero(np.isin(names, rare)).tolist()
-        raise TableError(
-            where, f"class {rare[0]!r} has one example, at least two are needed (one to learn, one to check)", rows
-        )
+    by_lower_case = {name.lower(): name for name in reversed(list(columns))}
+
+    def usual(names: Sequence[str]) -> str | None:
+        return next((by_lower_case[name] for name in names if name in by_lower_case), None)
+
+    def size(name: str | None) -> NDArray[np.float64] | None:
+        if name is None:
+            return None
+        values = np.ma.masked_invalid(numbers(frame, name, labels.where))
+        return arcsec(values, columns[name], None, pixel_scale_arcsec, [])[labels.rows]
+
+    if size_column is not None:
+        return size(pick(frame, size_column, (), labels.where)), None
+    return size(usual(R50_NAMES)), size(usual(R90_NAMES))
 
 
 def _refuse_repeated(ids: NDArray[np.str_] | None, where: str) -> None:
@@ -166,28 +189,10 @@ def _weights(frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
     wrong = ~(weight >= 0) | ~np.isfinite(weight)
     if wrong.any():
         raise TableError(where, f"column {column!r} must be 0 or more", np.flatnonzero(wrong).tolist())
+    if not weight.any():
+        raise TableError(where, f"column {column!r} is 0 in all rows, so that no label counts")
     return weight
 
 
-def divide(target: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Choose validation galaxies class by class.
-
-    Parameters
-    ----------
-    target : int64, shape (N,)
-        Class of each galaxy; every class has at least two.
-    share : float
-        For validation; at least one galaxy of each class goes either way.
-    seed : int
-        Equal seeds divide equally.
-
-    Returns
-    -------
-    bool, shape (N,)
-        True for validation.
-    """
-    chosen = np.zeros(len(target), dtype=bool)
-    for number in np.unique(target):
-        rows = np.random.default_rng([seed, int(number)]).permutation(np.flatnonzero(target == number))
-        chosen[rows[: min(max(round(share * len(rows)), 1), len(rows) - 1)]] = True
-    return chosen
+def _as_text(values: pd.Series) -> NDArray[np.str_]:
+    return values.astype("str").where(values.notna(), "").to_numpy(dtype=np.str_)

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from gzsurvey.dataset.store import Store
 from gzsurvey.errors import TableError
 from gzsurvey.model.network import Network
+from gzsurvey.recipes.training import FinetuneTask
 from gzsurvey.training import describe
-from gzsurvey.training.labels import divide, read_labels
+from gzsurvey.training.labels import read_labels
 from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.pictures import rows_by_id
+from gzsurvey.training.split import divide
 
 NEIGHBOURS, TEMPERATURE, TARGETS = 100, 0.1, 0.2
 """As the authors' monitor: 80 % of the galaxies are the bank that votes on the others."""
@@ -44,7 +46,7 @@ class Monitor:
     """
 
     def __init__(self, labels: Path, store: Store, seed: int) -> None:
-        table = read_labels(labels, "label", {})
+        table = read_labels(labels, (FinetuneTask(),))
         if table.ids is None:
             raise TableError(
                 table.where, "has no ids, by which the monitor finds galaxies in the store; add a column id"
@@ -52,12 +54,12 @@ class Monitor:
         rows = rows_by_id(table, store)
         usable = np.flatnonzero(np.isin(rows, np.concatenate([store.rows(name) for name in ("train", "validation")])))
         usable = describe.some(usable, AT_MOST, seed)
-        counts = np.bincount(table.target[usable], minlength=len(table.classes))
-        if counts.min() < 2:
-            name, found = table.classes[int(counts.argmin())], counts.min()
-            raise TableError(table.where, f"class {name!r} has {found} galaxies in the train and validation splits of "
-                             f"{store.path}, the monitor needs two")  # fmt: skip
-        self.store, self.rows, self.target = store, rows[usable], table.target[usable]
+        task = table.only_task
+        lacking = task.lacking(usable, 2)
+        if lacking is not None:
+            raise TableError(table.where, f"{lacking} in the train and validation splits of {store.path}, the monitor "
+                             "needs two")  # fmt: skip
+        self.store, self.rows, self.target = store, rows[usable], task.target[usable]
         self.asked = divide(self.target, TARGETS, seed)
 
     def measure(self, network: Network, device: torch.device) -> dict[str, float]:

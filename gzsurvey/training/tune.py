@@ -1,6 +1,6 @@
-"""Finetuning by gradient: a new head, and all or the last parts of the encoder.
+"""Finetuning by gradient: new heads, and all or the last parts of the encoder.
 
-Letters: N galaxies, S pixels on a side.
+Letters: N galaxies, n some of them, S pixels on a side, W columns of an output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 from gzsurvey.errors import TrainingError
 from gzsurvey.model.checkpoint import read_tensors, save_tensors, write_aside
 from gzsurvey.model.encoder import parameter_depths
-from gzsurvey.model.network import ClassesLayer, Network
+from gzsurvey.model.network import Network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.training import job
@@ -28,8 +28,9 @@ from gzsurvey.training.allocator import freed_memory_kept
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.curves import draw_curves
 from gzsurvey.training.data import Order, as_input, read_ahead, seed_of
-from gzsurvey.training.metrics import class_metrics
 from gzsurvey.training.state import count_step, load_state, mean_values, save_state
+from gzsurvey.training.tasks import Tasks
+from gzsurvey.training.tasks.several import loss, measure
 
 AT_A_TIME = 256
 CURVES_EVERY_S = 10.0
@@ -46,10 +47,8 @@ class Examples:
     """All labelled images, shape (N, S, S, 3), mapped from disk."""
     rows: NDArray[np.int64]
     """Those of this part."""
-    target: NDArray[np.int64]
-    """Class of all N."""
-    weight: NDArray[np.float64]
-    """Weight of all N in the loss."""
+    tasks: Tasks
+    """Labels of all N."""
 
 
 class Tuning:
@@ -58,7 +57,6 @@ class Tuning:
     def __init__(self, recipe: FinetuneRecipe, network: Network, out: Path, device: torch.device) -> None:
         self.recipe, self.out, self.device = recipe, out, device
         self.network = job.on_device(network, device)
-        self.head = network.heads[f"{recipe.task}_probability"]
         self.optimiser = job.make_optimiser(recipe.optimiser, list(parameter_groups(recipe, network)))
         self.progress = load_state(out, network, self.optimiser)
         self._drawn = time.monotonic()
@@ -71,7 +69,7 @@ class Tuning:
         job.rewind_log(self.out, self.progress.step)
         epoch_steps = order.steps_per_epoch * math.ceil(recipe.least_steps / order.steps_per_epoch)
         total = recipe.epochs * epoch_steps
-        shown = Progress(f"finetune ({recipe.task})", total * order.batch_size, "galaxies")
+        shown = Progress(f"finetune ({recipe.title})", total * order.batch_size, "galaxies")
         shown.done = self.progress.step * order.batch_size
         with freed_memory_kept(self.device), job.interruptible() as interruption:
             for step, rows in read_ahead(_steps(order, range(self.progress.step, total))):
@@ -87,27 +85,20 @@ class Tuning:
     def _step(self, step: int, total: int, training: Examples, rows: NDArray[np.int64]) -> None:
         images = as_input(torch.from_numpy(training.images[rows]).to(self.device))
         view = augment(images, draw(self.recipe.augmentation, len(rows), seed_of(self.recipe.seed, step, 0)))
-        target = torch.from_numpy(training.target[rows]).to(self.device)
-        weight = torch.from_numpy(training.weight[rows]).to(self.device, torch.float32)
         torch.manual_seed(seed_of(self.recipe.seed, step, 2))
         rate = job.learning_rate(self.recipe.optimiser, step, total)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         set_training(self.network)
-        assert isinstance(self.head, ClassesLayer)
-        loss = nn.functional.cross_entropy(self.head.logits(self.network.encoder(view)), target, reduction="none")
-        loss = (loss * weight).sum() / weight.sum().clamp(min=1e-12)
-        taken = job.take_step(self.network, self.optimiser, loss, self.recipe.optimiser)
-        self.progress = count_step(self.progress, step, {"loss": loss} if taken else None)
+        value = loss(self.network, training.tasks, self.network.encoder(view), rows)
+        taken = job.take_step(self.network, self.optimiser, value, self.recipe.optimiser)
+        self.progress = count_step(self.progress, step, {"loss": value} if taken else None)
         if self.progress.skipped_in_row > 10:
             raise TrainingError(f"10 batches in a row had no finite loss (step {step}); lower optimiser.learning_rate")
 
     def _end_epoch(self, validation: Examples, epoch_steps: int) -> bool:
-        measured = class_metrics(
-            probabilities(self.network, self.recipe.task, validation, self.device),
-            validation.target[validation.rows],
-            validation.weight[validation.rows],
-        )
+        predicted = predict(self.network, validation, self.device)
+        measured = measure(validation.tasks, predicted, validation.rows)
         epoch = self.progress.step // epoch_steps
         record = {"step": self.progress.step, "epoch": epoch} | mean_values(self.progress)
         job.append_log(self.out, record | {f"validation_{name}": value for name, value in measured.items()})
@@ -132,16 +123,17 @@ def _steps(order: Order, steps: range) -> Iterator[tuple[int, NDArray[np.int64]]
     return ((step, np.sort(order.at(step))) for step in steps)
 
 
-def probabilities(network: Network, task: str, examples: Examples, device: torch.device) -> NDArray[np.float64]:
-    """Predict the classes of some galaxies, float64, shape (n, K), without augmentation."""
+def predict(network: Network, examples: Examples, device: torch.device) -> dict[str, NDArray[np.float64]]:
+    """Predict all tasks of some galaxies, without augmentation: by output, float64, shape (n, W)."""
     network.eval()
-    parts = []
+    parts: dict[str, list[NDArray[np.float64]]] = {task.output: [] for task in examples.tasks}
     with torch.inference_mode():
         for start in range(0, len(examples.rows), AT_A_TIME):
             rows = examples.rows[start : start + AT_A_TIME]
-            images = as_input(torch.from_numpy(examples.images[rows]).to(device))
-            parts.append(network(images)[f"{task}_probability"].double().cpu().numpy())
-    return np.concatenate(parts)
+            outputs = network(as_input(torch.from_numpy(examples.images[rows]).to(device)))
+            for name, part in parts.items():
+                part.append(outputs[name].double().cpu().numpy())
+    return {name: np.concatenate(part) for name, part in parts.items()}
 
 
 def parameter_groups(recipe: FinetuneRecipe, network: Network) -> Iterator[dict[str, Any]]:

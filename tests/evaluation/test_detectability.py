@@ -40,13 +40,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_galaxies_are_large_and_bright_and_the_same_each_time() -> None:
+def test_galaxies_are_large_and_bright_and_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = choose_galaxies(RECIPE, REGION)
     assert len(chosen) == 20
     assert (chosen["r50"] / (REGION.psf_fwhm_arcsec[1] / 2) >= 3.0).all()
     assert (chosen["mag_r"] <= RECIPE.faintest_mag).all()
     assert (chosen == choose_galaxies(RECIPE, REGION)).all()
-    with pytest.raises(RecipeError, match="ask for less"):
+    monkeypatch.setattr("gzsurvey.evaluation.detectability._DRAWN_AT_MOST", 2000)
+    with pytest.raises(RecipeError, match="of 2,000 simulated galaxies 0 are .*; ask for less"):
         choose_galaxies(RECIPE.model_copy(update={"faintest_mag": 3.0}), REGION)
 
 

@@ -101,7 +101,8 @@ def test_positions_stand_in_for_ids(pretrained: Path, labels: Path, store_path: 
     frame.loc[0, "dec"] += 5 / 3600
     frame.to_csv(tmp_path / "positions.csv", index=False)
     out = finetune(recipe(), str(pretrained), tmp_path / "out", tmp_path / "positions.csv", store_path, "cpu")
-    assert len((out / "unmatched.csv").read_text().splitlines()) == 1
+    (lost,) = pd.read_csv(out / "unmatched.csv").itertuples()
+    assert lost.reason == "no galaxy of the store within 1 arcsec"
     assert load(out)[1].metrics["validation_roc_auc"] > 0.8
 
 
@@ -115,8 +116,9 @@ def test_pictures_in_a_zip_some_of_them_broken(pretrained: Path, tmp_path: Path,
     pd.DataFrame({"id": range(40), "label": long.astype(int)}).to_csv(tmp_path / "labels.csv", index=False)
     inputs = tmp_path / "labels.csv", tmp_path / "stamps.zip"
     out = finetune(recipe(), str(pretrained), tmp_path / "out", *inputs, "cpu")
-    lost = {line.split(",")[0] for line in (out / "unmatched.csv").read_text().splitlines()}
-    assert lost == {"0", "38", "39"}
+    lost = pd.read_csv(out / "unmatched.csv").set_index("id")["reason"]
+    assert set(lost.index) == {0, 38, 39}
+    assert lost[0] != lost[38] == "there is no image of this name"
     info = load(out)[1]
     # Their positions are unknown, but embedding and votes never saw them.
     assert info.training_cells == load(pretrained)[1].training_cells
@@ -164,7 +166,7 @@ def test_resumed_after_its_best_epoch_it_still_keeps_that_epoch(
     pretrained: Path, labels: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([1.0, 2.0, 3.0, 1.0, 2.0, 3.0])
-    monkeypatch.setattr("gzsurvey.training.tune.class_metrics", lambda *_: {"loss": next(losses)})
+    monkeypatch.setattr("gzsurvey.training.tune.measure", lambda *_: {"loss": next(losses)})
     slow = recipe(mode="full", epochs=3)
     straight = finetune(slow, str(pretrained), tmp_path / "straight", labels, store_path, "cpu")
     end_epoch = Tuning._end_epoch

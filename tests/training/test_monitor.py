@@ -85,7 +85,7 @@ def test_a_monitor_is_logged_drawn_and_changes_no_bit(store_path: Path, labels: 
 def test_labels_that_cannot_be_watched_are_one_line(store_path: Path, tmp_path: Path) -> None:
     frame = pd.DataFrame({"id": ["g0", "g1", "x", "y"], "label": [0, 0, 1, 1], "ra": 1.0, "dec": 1.0})
     frame.to_csv(tmp_path / "few.csv", index=False)
-    with pytest.raises(TableError, match=r"class '1' has 0 galaxies in the train and validation splits"):
+    with pytest.raises(TableError, match=r"class '1' has 0 labels in the train and validation splits"):
         Monitor(tmp_path / "few.csv", Store(store_path), 0)
     frame.drop(columns="id").to_csv(tmp_path / "nameless.csv", index=False)
     with pytest.raises(TableError, match="add a column id"):
