@@ -164,8 +164,8 @@ def choose_galaxies(recipe: DetectabilityRecipe, region: Region) -> Galaxies:
     number = sum(map(len, found))
     raise RecipeError(
         "detectability",
-        f"of {_DRAWN_AT_MOST:,} simulated galaxies {number} are as large and bright as least_size and faintest_mag ask, "
-        f"{recipe.galaxies} are wanted; ask for less",
+        f"of {_DRAWN_AT_MOST:,} simulated galaxies {number} are as large and bright as least_size and "
+        f"faintest_mag ask, {recipe.galaxies} are wanted; ask for less",
     )
 
 

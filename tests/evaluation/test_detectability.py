@@ -47,7 +47,7 @@ def test_galaxies_are_large_and_bright_and_the_same_each_time(monkeypatch: pytes
     assert (chosen["mag_r"] <= RECIPE.faintest_mag).all()
     assert (chosen == choose_galaxies(RECIPE, REGION)).all()
     monkeypatch.setattr("gzsurvey.evaluation.detectability._DRAWN_AT_MOST", 2000)
-    with pytest.raises(RecipeError, match="of 2,000 simulated galaxies 0 are .*; ask for less"):
+    with pytest.raises(RecipeError, match=r"of 2,000 simulated galaxies 0 are .*; ask for less"):
         choose_galaxies(RECIPE.model_copy(update={"faintest_mag": 3.0}), REGION)
 
 
