@@ -38,7 +38,7 @@ from gzsurvey.recipes.training import load_finetune_recipe
 from gzsurvey.study.cells import folds, stratified_order
 from gzsurvey.training import finetune
 from gzsurvey.training.data import as_input
-from gzsurvey.training.labels import divide
+from gzsurvey.training.split import divide
 
 HERE = Path(__file__).parent
 STARTS = ("pretrained", "random")
@@ -152,7 +152,10 @@ class Comparison:
                 *((row, "test") for row in test)]  # fmt: skip
         catalogue, out, job = (self.folder / name for name in ("catalogue.csv", "predicted.npy", "job.json"))
         pd.DataFrame(
-            [{"file_loc": str(self.names[row]), "label": self.classes[row], "part": part} for row, part in rows]
+            [
+                {"id_str": str(row), "file_loc": str(self.names[row]), "label": self.classes[row], "part": part}
+                for row, part in rows
+            ]
         ).to_csv(catalogue, index=False)
         content = {
             "encoder": self.info.encoder, "weights": str(self.weights) if start == "pretrained" else None,

@@ -1,8 +1,8 @@
 """Zoobot's own finetuning, with its defaults; run by the Python of an environment that has zoobot.
 
 ``python contestant_zoobot.py JOB.json``: ``encoder`` (a timm name), ``weights`` (safetensors of it, or null), ``size``
-(pixels), ``classes``, ``catalogues`` (CSV with ``file_loc``, ``label``, ``part``: train, val or test), ``out``. Writes
-``OUT.npy``, the probabilities of the test galaxies, and prints one line of JSON.
+(pixels), ``classes``, ``catalogue`` (CSV with ``id_str``, ``file_loc``, ``label``, ``part``: train, val or test),
+``threads``, ``seed``, ``out``. Writes OUT, the probabilities of the test galaxies, and prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
-from galaxy_datasets.pytorch.galaxy_datamodule import CatalogDataModule
-from galaxy_datasets.transforms import default_view_config, get_galaxy_transform, minimal_view_config
 from safetensors.torch import load_file
-from zoobot.pytorch.training.finetune import FinetuneableZoobotClassifier, get_trainer
+from torchvision_beside_cpu import make_torchvision_importable
 
 
 def main() -> None:
     """Finetune, predict, say how long it took."""
+    make_torchvision_importable()
+    import timm
+    from galaxy_datasets.pytorch.galaxy_datamodule import CatalogDataModule
+    from galaxy_datasets.transforms import default_view_config, get_galaxy_transform, minimal_view_config
+    from lightning.pytorch.loggers import CSVLogger
+    from zoobot.pytorch.training.finetune import FinetuneableZoobotClassifier, get_trainer
+
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
     job = json.loads(Path(sys.argv[1]).read_text())
@@ -49,7 +53,7 @@ def main() -> None:
         model = FinetuneableZoobotClassifier(
             num_classes=job["classes"], encoder=encoder, prog_bar=False, seed=job["seed"]
         )
-        trainer = get_trainer(folder, accelerator="cpu", logger=False, enable_progress_bar=False,
+        trainer = get_trainer(folder, accelerator="cpu", logger=CSVLogger(folder), enable_progress_bar=False,
                               enable_model_summary=False)  # fmt: skip
         trainer.fit(model, data)
         best = FinetuneableZoobotClassifier.load_from_checkpoint(
