@@ -285,17 +285,27 @@ def study(recipe: str, out: Path, workers: int | None, device: str, overrides: t
 @click.argument("checkpoint")
 @click.argument("out", type=Directory)
 @click.option("--recipe", default="detectability", help="Shipped name or YAML file.")
+@click.option("--targets", type=ExistingFile, default=None, help="Real galaxies: table with id, ra, dec, r50.")
+@click.option("--cutouts", default=None, metavar="SOURCE", help="Of their flux: mosaic:...")
 @device
 @overrides
-def detectability(checkpoint: str, out: Path, recipe: str, device: str, overrides: tuple[str, ...]) -> None:
-    """Follow vote fractions as simulated galaxies become fainter, smaller, blurred and noisier.
+def detectability(
+    checkpoint: str,
+    out: Path,
+    recipe: str,
+    targets: Path | None,
+    cutouts: str | None,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Follow vote fractions as galaxies become fainter, smaller, blurred and noisier.
 
     Example: gzsurvey detectability pretrained detectability
     """
     from gzsurvey.evaluation.detectability import detectability as follow
     from gzsurvey.recipes.detectability import load_detectability_recipe
 
-    click.echo(follow(load_detectability_recipe(recipe, overrides), checkpoint, out, device))
+    click.echo(follow(load_detectability_recipe(recipe, overrides), checkpoint, out, device, targets, cutouts))
 
 
 @cli.command()

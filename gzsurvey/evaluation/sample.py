@@ -368,7 +368,7 @@ def _labels_of(path: Path, frame: pd.DataFrame, head: TaskHead, recipe: Evaluati
         if not np.isfinite(truth).all():
             raise TableError(where, f"column {recipe.label_column!r} is not finite",
                              np.flatnonzero(~np.isfinite(truth)).tolist())  # fmt: skip
-    return _galaxies_of(path, frame), truth
+    return galaxies_of(path, frame), truth
 
 
 def _classes(frame: pd.DataFrame, where: str, head: ClassesHead, recipe: EvaluationRecipe) -> Floats:
@@ -386,7 +386,7 @@ def _classes(frame: pd.DataFrame, where: str, head: ClassesHead, recipe: Evaluat
     return np.asarray(order[labels.target], dtype=np.float64)
 
 
-def _galaxies_of(path: Path, frame: pd.DataFrame) -> Labels:
+def galaxies_of(path: Path, frame: pd.DataFrame) -> Labels:
     """Return the galaxies of a table, without any task."""
     where = str(path)
     id_column, image_column = pick(frame, None, ID_COLUMNS, where), pick(frame, None, IMAGE_NAMES, where)

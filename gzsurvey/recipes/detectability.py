@@ -17,9 +17,17 @@ class DetectabilityRecipe(Section):
     """Galaxies made fainter, smaller, blurred and noisier, and what the model and volunteers then see."""
 
     sky: str = "simulate"
-    """Simulation recipe whose camera takes the pictures."""
+    """Simulation recipe whose camera takes the pictures; real cutouts have their own."""
     region: str | None = None
     """Of that recipe; None: its first."""
+    psf_fwhm_arcsec: Annotated[float, Field(gt=0.0)] | None = None
+    """Of real cutouts."""
+    bands: tuple[str, ...] | None = None
+    """Of real cutouts: the source's names for the model's bands, in the model's order."""
+    zeropoints: tuple[str, ...] | None = None
+    """Of real cutouts: AB magnitude of one count, or a header keyword, by band."""
+    size_column: str | None = None
+    """Of real galaxies: half-light radius; None: by its usual names."""
     campaign: str | None = None
     """Whose volunteers are imitated; None: the checkpoint's most voted one."""
     galaxies: Annotated[int, Field(ge=20, le=100_000)] = 300
@@ -27,7 +35,7 @@ class DetectabilityRecipe(Section):
     least_size: Annotated[float, Field(gt=0.0)] = 4.0
     """Half-light radius over half of the PSF's width (FWHM) that a galaxy has before anything is done to it."""
     faintest_mag: float = 16.5
-    """r magnitude, likewise."""
+    """r magnitude of simulated ones, likewise."""
     plain: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.6
     """An answer is followed on the galaxies of which at least this share of volunteers gives it before."""
     least_galaxies: Annotated[int, Field(ge=1)] = 10

@@ -6,6 +6,7 @@ Letters: N labelled galaxies, S pixels on a side.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.cutouts.collection import ImageCollection, decode, open_collection
 from gzsurvey.cutouts.open import check_source, open_source, pixel_scale_arcsec
-from gzsurvey.cutouts.source import Cutout, Request
+from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.dataset.store import Store
 from gzsurvey.errors import CutoutUnavailable, RecipeError, TableError, TrainingError
@@ -231,20 +232,54 @@ def _members(labels: Labels, collection: ImageCollection) -> list[str | None]:
 
 
 def _from_survey(labels: Labels, survey: Survey, preparation: Preparation, mapped: NDArray[np.uint8]) -> _Read:
-    """Cut images out as `classify` does, in the order of the sky, so that each tile is opened once."""
+    reasons = np.full(len(labels), "its position is not known", dtype=object)
+    for request, answer in cut_out(labels, survey, preparation):
+        if not isinstance(answer, Cutout):
+            reasons[request.row] = answer.reason
+        elif np.isinf(answer.pixels).any():
+            reasons[request.row] = "pixels are infinite"
+        else:
+            reasons[request.row] = ""
+            mapped[request.row] = prepare_cutout(answer.pixels, preparation)
+    return _Read(labels, mapped, reasons)
+
+
+def cut_out(labels: Labels, survey: Survey, preparation: Preparation) -> Iterator[tuple[Request, Cutout | Miss]]:
+    """Cut images out as `classify` does, in the order of the sky, so that each tile is opened once.
+
+    Parameters
+    ----------
+    labels : Labels
+        Whose positions, ids and sizes are used.
+    survey : Survey
+        The source.
+    preparation : Preparation
+        The model's.
+
+    Yields
+    ------
+    Request, Cutout or Miss
+        Once for each galaxy whose position is known; the request's row is that of `labels`.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        The source cannot be opened.
+    gzsurvey.errors.TableError
+        Galaxies lack positions, or the sizes that the model's scale rule asks for.
+    """
     index = check_source(survey.spec, preparation)
     source = open_source(survey.spec, preparation, index)
     width = _widths(labels, survey, preparation, index)
     known = np.isfinite(labels.ra) | (survey.spec.kind == "images")
     ids = labels.ids if labels.ids is not None else labels.images
-    reasons = np.where(known, "", "its position is not known").astype(object)
     cells = healpix.cells(labels.ra, labels.dec)
     order = np.argsort(cells, kind="stable")
     order = order[known[order]]
     shown = Progress("cut out images", len(order), "images")
     for start in range(0, len(order), BLOCK):
-        requests = [
-            Request(
+        requests = {
+            int(row): Request(
                 row=int(row),
                 target_id=str(row) if ids is None else str(ids[row]),
                 ra_deg=float(labels.ra[row]),
@@ -253,17 +288,11 @@ def _from_survey(labels: Labels, survey: Survey, preparation: Preparation, mappe
                 image="" if labels.images is None else str(labels.images[row]),
             )
             for row in order[start : start + BLOCK]
-        ]
-        for row, answer in source.fetch(requests):
-            if not isinstance(answer, Cutout):
-                reasons[row] = answer.reason
-            elif np.isinf(answer.pixels).any():
-                reasons[row] = "pixels are infinite"
-            else:
-                mapped[row] = prepare_cutout(answer.pixels, preparation)
+        }
+        for row, answer in source.fetch(list(requests.values())):
+            yield requests[row], answer
             shown.advance()
     shown.finish()
-    return _Read(labels, mapped, reasons)
 
 
 def _widths(labels: Labels, survey: Survey, preparation: Preparation, index: Path | None) -> NDArray[np.float64]:
