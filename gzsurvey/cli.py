@@ -444,14 +444,16 @@ def status(run_dir: Path) -> None:
 @cli.command()
 @click.argument("run_dir", metavar="RUN", type=Directory)
 @click.option("--campaign", default=None, help="Whose volunteers are imitated. [default: the plan's]")
-def publish(run_dir: Path, campaign: str | None) -> None:
+@click.option("--prevalence", multiple=True, metavar="TASK.CLASS=SHARE",
+              help="Share of a class in the survey, or TASK=estimated; makes its probabilities.")  # fmt: skip
+def publish(run_dir: Path, campaign: str | None, prevalence: tuple[str, ...]) -> None:
     """Write the catalogues of RUN from what is finished.
 
     Example: gzsurvey publish run --campaign gz2
     """
     from gzsurvey import survey
 
-    click.echo(survey.publish(run_dir, _names(campaign)))
+    click.echo(survey.publish(run_dir, _names(campaign), prevalence))
 
 
 @cli.command()

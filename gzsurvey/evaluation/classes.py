@@ -15,8 +15,6 @@ from gzsurvey.evaluation.intervals import Floats, Measure, weighted_mean, weight
 CLASS_MEASURES = ("accuracy", "balanced_accuracy", "roc_auc", "log_loss")
 CUT_MEASURES = ("threshold", "purity", "completeness")
 _LEAST = 1e-12
-_ITERATIONS = 2000
-_CONVERGED = 1e-10
 
 
 @dataclass(frozen=True)
@@ -48,34 +46,6 @@ def class_measure(probability: Floats, target: NDArray[np.int64]) -> Measure:
         return np.column_stack([*found.values(), weighted_mean(loss[:, np.newaxis], weight)[:, 0]])
 
     return measure
-
-
-def estimate_prevalence(probability: Floats, balance: Floats) -> Floats:
-    """Estimate the classes' shares among galaxies without labels.
-
-    Expectation maximisation (Saerens et al. 2002, Neural Computation 14, 21): probabilities are
-    corrected to the shares, their means are the new shares. How galaxies of a class look is
-    taken as the same as among the training labels, and the probabilities as calibrated there.
-
-    Parameters
-    ----------
-    probability : float, shape (N, K)
-        At the balance of the training labels; rows add up to 1.
-    balance : float, shape (K,)
-        Shares of the classes among these.
-
-    Returns
-    -------
-    float64, shape (K,)
-    """
-    shares = np.asarray(balance, dtype=np.float64)
-    for _ in range(_ITERATIONS):
-        corrected = probability * (shares / balance)
-        updated = (corrected / corrected.sum(axis=1, keepdims=True)).mean(axis=0)
-        if np.abs(updated - shares).max() < _CONVERGED:
-            break
-        shares = updated
-    return np.asarray(updated)
 
 
 def curve(score: Floats, target: NDArray[np.int64], k: int, prevalence: Floats, weight: Floats) -> Curve:

@@ -21,6 +21,7 @@ from gzsurvey.evaluation.bins import FEWEST, equal_bins, reliability
 from gzsurvey.evaluation.intervals import Bootstrap, Floats, Measure
 from gzsurvey.evaluation.sample import Sample, TaskSample, VotesSample
 from gzsurvey.evaluation.votes import Answered
+from gzsurvey.outputs.prevalence import estimated_shares
 from gzsurvey.outputs.rows import at_prevalence
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.evaluation import EvaluationRecipe
@@ -222,20 +223,13 @@ def prevalence_of(
     recipe : EvaluationRecipe
         Its `prevalence`, as `check_prevalence` accepts it.
     """
-    exclusive = isinstance(head, ClassesHead)
     if isinstance(recipe.prevalence, dict):
         return dict(recipe.prevalence)
-    balance = np.array([head.balance[name] for name in head.classes])
-    if recipe.prevalence == "labels":
-        member = np.equal.outer(truth, np.arange(len(head.classes))) if exclusive else truth
-        shares = np.nanmean(member, axis=0)
-    elif exclusive:
-        shares = classes.estimate_prevalence(probability, balance)
-    else:
-        each = zip(probability.T, balance, strict=True)
-        shares = np.array([classes.estimate_prevalence(np.column_stack([1 - p, p]), np.array([1 - b, b]))[1]
-                           for p, b in each])  # fmt: skip
-    return dict(zip(head.classes, shares.tolist(), strict=True))
+    if recipe.prevalence == "estimated":
+        return estimated_shares(probability, head)
+    exclusive = isinstance(head, ClassesHead)
+    member = np.equal.outer(truth, np.arange(len(head.classes))) if exclusive else truth
+    return dict(zip(head.classes, np.nanmean(member, axis=0).tolist(), strict=True))
 
 
 class _Measuring:

@@ -214,6 +214,11 @@ def fails_training_cuts(
     return np.where(known, outside, UNKNOWN).astype(np.int16)
 
 
+def mean_over_members(output: Array) -> NDArray[np.float64]:
+    """Return the probabilities (N, K) of an output of one network, or of several."""
+    return np.asarray(_by_member(np.asarray(output, dtype=np.float64)).mean(axis=1))
+
+
 def _by_member(output: Array) -> Array:
     """Return (N, M, ...) of an output that has no dimension of members where there is one network."""
     return output if output.ndim == 3 else output[:, np.newaxis]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.card import Card
-from gzsurvey.errors import RunIncomplete, TableError
+from gzsurvey.card import Card, ClassesHead, LabelsHead
+from gzsurvey.errors import RecipeError, RunIncomplete, TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column, Dtype, Layout, Stored, choose_campaigns, layer_column
@@ -22,7 +22,8 @@ from gzsurvey.outputs.coverage import Coverage
 from gzsurvey.outputs.fits import open_table
 from gzsurvey.outputs.missing import open_missing
 from gzsurvey.outputs.paths import RunPaths
-from gzsurvey.outputs.rows import catalogue_rows
+from gzsurvey.outputs.prevalence import Shares, estimated_shares, parse_prevalence
+from gzsurvey.outputs.rows import catalogue_rows, mean_over_members
 from gzsurvey.outputs.zarr import array_attributes, consolidate, read_rows
 from gzsurvey.sky.blocks import Block
 from gzsurvey.sky.footprint import parse_footprint
@@ -32,6 +33,8 @@ from gzsurvey.survey.describe import header_parameters, provenance
 from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets, target_columns
 
+_ESTIMATED_FROM = 200_000
+"""Predictions that a prevalence is estimated from: its error is then below 0.2 % of the sample."""
 _FITS_TYPES: dict[str, Dtype] = {
     "bool": "L", "int8": "I", "uint8": "I", "int16": "I", "uint16": "J", "int32": "J", "uint32": "K", "int64": "K",
     "uint64": "K", "float16": "E", "float32": "E", "float64": "D",
@@ -41,7 +44,7 @@ _FITS_TYPES: dict[str, Dtype] = {
 def publish(
     run_dir: Path,
     campaigns: Sequence[str] | None = None,
-    prevalence: Mapping[str, Mapping[str, float]] | None = None,
+    prevalence: Sequence[str] = (),
 ) -> Path:
     """Make the catalogues and what goes with them from the finished blocks of a run.
 
@@ -53,8 +56,9 @@ def publish(
         A RUN.
     campaigns : sequence of str, optional
         Whose volunteers the catalogue imitates; by default those of the plan, else the card's.
-    prevalence : mapping, optional
-        By finetuned task and class: shares to expect in the survey.
+    prevalence : sequence of str
+        ``TASK.CLASS=SHARE``: shares to expect in the survey; ``TASK=estimated``: from the
+        predictions themselves. They make `TASK_CLASS_probability`, blank where nothing is said.
 
     Returns
     -------
@@ -64,12 +68,14 @@ def publish(
 
     Raises
     ------
+    gzsurvey.errors.RecipeError
+        `prevalence` names what the model does not predict, or no shares.
     gzsurvey.errors.RunIncomplete
         Blocks are not finished. Everything is published all the same; their targets have status 40.
     """
     run = _Run(run_dir, read_record(run_dir))
     chosen = choose_campaigns(run.card, campaigns or run.record.campaigns)
-    layout = Layout(run.card, chosen, run.stored, "full", prevalence or {})
+    layout = Layout(run.card, chosen, run.stored, "full", _prevalence(run, prevalence))
     counts, coverage = _write_tables(run, layout)
     coverage.write(run.paths.moc, _footprint(run.record))
     consolidate(run.paths.zarr)
@@ -166,6 +172,30 @@ class _Widths:
         if dtype.name not in _FITS_TYPES:
             raise TableError("--keep", f"{column.name!r} holds {dtype.name}, which no FITS column holds")
         return replace(column, dtype=_FITS_TYPES[dtype.name])
+
+
+def _prevalence(run: _Run, options: Sequence[str]) -> dict[str, Shares]:
+    """Return the shares of the classes of each task that something is said of."""
+    heads = {head.task: head for head in run.card.heads if isinstance(head, ClassesHead | LabelsHead)}
+    stated = parse_prevalence(options, run.card)
+    return {
+        task: estimated_shares(_scores(run, heads[task]), heads[task]) if isinstance(shares, str) else shares
+        for task, shares in stated.items()
+    }
+
+
+def _scores(run: _Run, head: ClassesHead | LabelsHead) -> NDArray[np.float64]:
+    """Probabilities (N, K) of predicted rows of finished blocks, evenly chosen, about 200,000 at most."""
+    finished = [block for block in run.record.blocks if block.number in run.entries]
+    step = max(1, sum(block.rows for block in finished) // _ESTIMATED_FROM)
+    parts = [np.zeros((0, len(head.classes)))]
+    for block in finished[::step]:
+        rows = read_rows(run.paths.zarr, block.start, block.stop, [c.STATUS.name, head.output])
+        parts.append(mean_over_members(rows[head.output][rows[c.STATUS.name] == Status.PREDICTED]))
+    found = np.concatenate(parts)
+    if not len(found):
+        raise RecipeError("--prevalence", f"{head.task}=estimated: no target has a prediction to estimate from")
+    return found
 
 
 def _write_tables(run: _Run, full: Layout) -> tuple[Counter[int], Coverage]:

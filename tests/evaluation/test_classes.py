@@ -16,6 +16,7 @@ from sklearn.metrics import (
 )
 
 from gzsurvey.evaluation import classes
+from gzsurvey.outputs.prevalence import estimate_prevalence
 
 RNG = np.random.default_rng(4)
 
@@ -104,6 +105,6 @@ def test_the_prevalence_is_found_again(prevalence: float) -> None:
     """Scores of two normals have a known posterior: log odds 2 x - 2 at equal shares."""
     score, _ = two_normals(40_000, prevalence)
     member = expit(2.0 * score - 2.0)
-    found = classes.estimate_prevalence(np.column_stack([1 - member, member]), np.array([0.5, 0.5]))
+    found = estimate_prevalence(np.column_stack([1 - member, member]), np.array([0.5, 0.5]))
     assert found == pytest.approx([1 - prevalence, prevalence], abs=0.015)
     assert abs(member.mean() - prevalence) > 0.02

@@ -15,6 +15,7 @@ from outputs.runs import BLOCK_ROWS, make_run
 from gzsurvey.catalogue import read_catalogue
 from gzsurvey.errors import CardMismatch, RunIncomplete
 from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.prevalence import estimated_shares
 from gzsurvey.outputs.provenance import sha256_of
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
@@ -152,12 +153,17 @@ def test_campaigns_are_a_choice_of_publishing(tmp_path: Path) -> None:
 def test_a_model_without_votes_has_its_task_alone(tmp_path: Path) -> None:
     card = make_card(heads=make_card().heads[1:], default_campaign=None)
     make_run(tmp_path / "run", card, n=20)
-    publish(tmp_path / "run", prevalence={"ring": {"Ring": 0.1, "not-ring": 0.9}})
+    publish(tmp_path / "run", prevalence=["ring.Ring=0.1"])
     table = read_catalogue(tmp_path / "run")
     assert "ring_Ring_score" in table.colnames
     assert not [name for name in table.colnames if name.endswith("proportion_asked")]
     assert table["ring_Ring_probability"].count() > 0
     assert table.meta["PREVAL1"] == "ring: Ring 0.1, not-ring 0.9"
+    publish(tmp_path / "run", prevalence=["ring=estimated"])
+    estimated = read_catalogue(tmp_path / "run")
+    scores = np.array([table["ring_Ring_score"], table["ring_not_ring_score"]]).T
+    shares = estimated_shares(scores[table["status"] == 0], card.heads[0])
+    assert estimated.meta["PREVAL1"] == f"ring: Ring {shares['Ring']:g}, not-ring {shares['not-ring']:g}"
 
 
 def test_ids_can_be_text_and_positions_may_be_absent(tmp_path: Path) -> None:
