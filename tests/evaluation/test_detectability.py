@@ -158,7 +158,7 @@ def test_bad_requests_are_one_line_each(checkpoint: Path, tmp_path: Path) -> Non
         DetectabilityRecipe(blurred=(2.0, 3.0))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_is_followed_and_the_same_again(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = detectability(RECIPE, str(checkpoint), out, "cpu")

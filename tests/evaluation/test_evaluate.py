@@ -302,7 +302,7 @@ def test_unknown_truth_columns_are_refused(one: Mixture, votes: Given, tmp_path:
     refused(TableError, "holds none of gz2.parquet", QUICK, one, tmp_path / "out", Given(votes.dataset, truth=tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_galaxies_of_galaxy_zoo_2(shared_data: Path, tmp_path: Path) -> None:
     """Kaggle's fractions have errors, but no floor: their number of votes is assumed."""
     source = {

@@ -36,7 +36,7 @@ def members(tmp_path_factory: pytest.TempPathFactory, info: CheckpointInfo) -> l
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_members_stand_side_by_side_in_one_file(members: list[Path], info: CheckpointInfo, tmp_path: Path) -> None:
     card = export(members, tmp_path / "both.onnx")
     assert card.members == 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from gzsurvey.model.timm_import import import_timm, missing_operators
@@ -17,6 +18,7 @@ def test_nothing_is_missing_once_declared() -> None:
     assert missing_operators() == ()
 
 
+@pytest.mark.slow
 def test_it_is_the_shim_that_makes_torchvision_importable() -> None:
     """Beside a CPU torch a CUDA torchvision fails alone; where it loads alone nothing is declared."""
     alone = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode
@@ -29,6 +31,7 @@ def test_it_is_the_shim_that_makes_torchvision_importable() -> None:
         assert (int(done.stdout) > 0) == (alone != 0)
 
 
+@pytest.mark.slow
 def test_nobody_else_imports_timm_first() -> None:
     """A plain import of any module of model and training does not load timm."""
     code = "import gzsurvey.training, gzsurvey.model.checkpoint, sys; assert 'timm' not in sys.modules"

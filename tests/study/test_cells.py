@@ -201,7 +201,7 @@ def test_bad_recipes_are_one_line(data: Path, tmp_path: Path) -> None:
         recipe(data, tasks=[{"name": "t", "labels": {"table": "a"}, "test": {"table": "b"}, "folds": 2, "counts": [9]}])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_study_is_stopped_repeated_and_told(data: Path, tmp_path: Path) -> None:
     variants = {"heavy": {"changes": {"hybrid.weight": 10.0}}}
     out, loaded = tmp_path / "out", recipe(data, variants=variants)

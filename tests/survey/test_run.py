@@ -331,7 +331,7 @@ def test_kill_nine_in_the_middle_loses_nothing(model: Path, tmp_path: Path) -> N
         assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_started_elsewhere_gives_the_same_bytes(model: Path, targets: Path, tmp_path: Path) -> None:
     bin_dir = Path(sys.executable).parent
     address = "tcp://127.0.0.1:18786"

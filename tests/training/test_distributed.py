@@ -233,7 +233,7 @@ def stand_in(folder: Path, name: str, lines: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_slurm_script_stops_in_time_and_repeats_itself(
     recipe: Path, store_path: Path, alone: Path, tmp_path: Path
 ) -> None:
