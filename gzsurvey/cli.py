@@ -290,13 +290,7 @@ def study(recipe: str, out: Path, workers: int | None, device: str, overrides: t
 @device
 @overrides
 def detectability(
-    checkpoint: str,
-    out: Path,
-    recipe: str,
-    targets: Path | None,
-    cutouts: str | None,
-    device: str,
-    overrides: tuple[str, ...],
+    checkpoint: str, out: Path, recipe: str, device: str, overrides: tuple[str, ...], **real: Any
 ) -> None:
     """Follow vote fractions as galaxies become fainter, smaller, blurred and noisier.
 
@@ -305,7 +299,7 @@ def detectability(
     from gzsurvey.evaluation.detectability import detectability as follow
     from gzsurvey.recipes.detectability import load_detectability_recipe
 
-    click.echo(follow(load_detectability_recipe(recipe, overrides), checkpoint, out, device, targets, cutouts))
+    click.echo(follow(load_detectability_recipe(recipe, overrides), checkpoint, out, device, **real))
 
 
 @cli.command()
@@ -444,8 +438,7 @@ def status(run_dir: Path) -> None:
 @cli.command()
 @click.argument("run_dir", metavar="RUN", type=Directory)
 @click.option("--campaign", default=None, help="Whose volunteers are imitated. [default: the plan's]")
-@click.option("--prevalence", multiple=True, metavar="TASK.CLASS=SHARE",
-              help="Share of a class in the survey, or TASK=estimated; makes its probabilities.")  # fmt: skip
+@click.option("--prevalence", multiple=True, metavar="TASK.CLASS=SHARE", help="In the survey; or TASK=estimated.")
 def publish(run_dir: Path, campaign: str | None, prevalence: tuple[str, ...]) -> None:
     """Write the catalogues of RUN from what is finished.
 
