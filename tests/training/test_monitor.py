@@ -67,6 +67,7 @@ def test_the_test_split_is_never_looked_at_and_every_class_is_on_both_sides(
     assert set(monitor.target[monitor.asked]) == set(monitor.target[~monitor.asked]) == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_monitor_is_logged_drawn_and_changes_no_bit(store_path: Path, labels: Path, tmp_path: Path) -> None:
     plain = pretrain(RECIPE, store_path, tmp_path / "plain", "cpu")
     watched = pretrain(RECIPE, store_path, tmp_path / "watched", "cpu", labels)

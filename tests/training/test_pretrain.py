@@ -112,6 +112,7 @@ def test_stopped_and_resumed_equals_straight_bit_for_bit(
     assert (stopped / "best.json").read_text() == (straight / "best.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_stratified_training_resumes_as_exactly(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
