@@ -71,32 +71,7 @@ class VotesHead(_Part):
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 
 
-class ClassesHead(_Part):
-    """Output ``TASK_probability``: probabilities of classes, of which a galaxy has one."""
-
-    kind: Literal["classes"] = "classes"
-    task: TaskName
-    """Name of the task in outputs and columns."""
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    """In the order of the output's columns."""
-    balance: dict[str, float]
-    """Share of each class among the labels it was trained on."""
-
-    @property
-    def output(self) -> str:
-        """Name of the ONNX output."""
-        return f"{self.task}_probability"
-
-    @property
-    def width(self) -> int:
-        """Columns of the output."""
-        return len(self.classes)
-
-
-class LabelsHead(_Part):
-    """Output ``TASK_probability``: a probability for each class; a galaxy may have several, or none."""
-
-    kind: Literal["labels"] = "labels"
+class _ProbabilityHead(_Part):
     task: TaskName
     """Name of the task in outputs and columns."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -113,6 +88,20 @@ class LabelsHead(_Part):
     def width(self) -> int:
         """Columns of the output."""
         return len(self.classes)
+
+
+class ClassesHead(_ProbabilityHead):
+    """Output ``TASK_probability``: probabilities of classes, of which a galaxy has one."""
+
+    kind: Literal["classes"] = "classes"
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """In the order of the output's columns."""
+
+
+class LabelsHead(_ProbabilityHead):
+    """Output ``TASK_probability``: a probability for each class; a galaxy may have several, or none."""
+
+    kind: Literal["labels"] = "labels"
 
 
 class NumberHead(_Part):

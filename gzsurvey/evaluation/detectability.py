@@ -27,7 +27,7 @@ from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import RecipeError
 from gzsurvey.evaluation.detectability_figure import draw_detectability
 from gzsurvey.evaluation.steps import Step, real_steps, simulated_steps
-from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network, sha256_of, write_aside
+from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network, write_aside
 from gzsurvey.model.network import Network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import cores
@@ -102,7 +102,7 @@ def detectability(
     questions = _campaign(info, checkpoint, recipe.campaign)
     description = {
         "recipe": recipe.model_dump(mode="json"),
-        "checkpoint": sha256_of(info),
+        "checkpoint": hashlib.sha256(find_checkpoint(checkpoint).read_bytes()).hexdigest(),
         "targets": None if targets is None else hashlib.sha256(targets.read_bytes()).hexdigest(),
         "cutouts": cutouts,
     }

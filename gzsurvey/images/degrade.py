@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma, mad_std
 from numpy.typing import NDArray
-
-_MAD_TO_SIGMA = 1.4826
-_FWHM_TO_SIGMA = 1 / (2 * np.sqrt(2 * np.log(2)))
 
 Planes = NDArray[np.float32]
 
@@ -53,8 +51,7 @@ def sky_noise(planes: Planes) -> NDArray[np.float64]:
     inner = np.zeros(planes.shape[1:], dtype=bool)
     inner[edge:-edge, edge:-edge] = True
     border = planes[:, ~inner]
-    middle = np.nanmedian(border, axis=1, keepdims=True)
-    return np.asarray(_MAD_TO_SIGMA * np.nanmedian(np.abs(border - middle), axis=1), dtype=np.float64)
+    return np.asarray(mad_std(border, axis=1, ignore_nan=True), dtype=np.float64)
 
 
 def degrade(planes: Planes, how: Degradation, psf_px: float, seed: int) -> Planes:
@@ -81,7 +78,7 @@ def degrade(planes: Planes, how: Degradation, psf_px: float, seed: int) -> Plane
     from scipy.ndimage import gaussian_filter
 
     before = sky_noise(planes)
-    extra_px = psf_px * np.sqrt(max(how.psf**2 - 1.0, 0.0)) * _FWHM_TO_SIGMA
+    extra_px = psf_px * np.sqrt(max(how.psf**2 - 1.0, 0.0)) * gaussian_fwhm_to_sigma
     known = np.isfinite(planes)
     made = np.where(known, planes, 0.0).astype(np.float64) * how.flux
     if extra_px > 0:

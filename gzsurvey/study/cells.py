@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.recipes.study import StudyRecipe, TaskRecipe
 from gzsurvey.study.tasks import Task
+from gzsurvey.training.split import deal
 
 PRETRAINED = ("hybrid", "contrastive", "supervised")
 """The slowest first, so that side by side they end soonest."""
@@ -93,18 +94,9 @@ def divide(task: Task, recipe: TaskRecipe, seed: int, fold: int | None) -> tuple
         pool, test = task.pool, task.test
     else:
         assert recipe.folds is not None
-        parts = folds(task.target, recipe.folds, seed)
+        parts = deal(task.target, recipe.folds, seed)
         pool, test = np.flatnonzero(parts != fold), np.flatnonzero(parts == fold)
     return pool[stratified_order(task.target[pool], [seed, 0 if fold is None else fold + 1])], test
-
-
-def folds(target: NDArray[np.int64], number: int, seed: int) -> NDArray[np.int64]:
-    """Give each galaxy a fold from 0 to `number` - 1, class by class, int64, shape (N,)."""
-    parts = np.empty(len(target), dtype=np.int64)
-    for k in np.unique(target):
-        rows = np.random.default_rng([seed, int(k), number]).permutation(np.flatnonzero(target == k))
-        parts[rows] = (np.arange(len(rows)) + int(k)) % number
-    return parts
 
 
 def stratified_order(target: NDArray[np.int64], seed: list[int]) -> NDArray[np.int64]:

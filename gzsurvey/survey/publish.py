@@ -34,7 +34,7 @@ from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets, target_columns
 
 _ESTIMATED_FROM = 200_000
-"""Predictions that a prevalence is estimated from: its error is then below 0.2 % of the sample."""
+"""Predictions that a prevalence is estimated from: their sampling noise is then below 0.2 %."""
 _FITS_TYPES: dict[str, Dtype] = {
     "bool": "L", "int8": "I", "uint8": "I", "int16": "I", "uint16": "J", "int32": "J", "uint32": "K", "int64": "K",
     "uint64": "K", "float16": "E", "float32": "E", "float64": "D",

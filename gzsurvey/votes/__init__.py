@@ -1,12 +1,11 @@
 """Question trees, volunteers' votes, and what concentrations say about them."""
 
-from gzsurvey.votes.fractions import credible_interval, expected_fractions, leading_answer, proportion_asked
+from gzsurvey.votes.fractions import expected_fractions, leading_answer, proportion_asked
 from gzsurvey.votes.tree import DecisionTree, Question
 
 __all__ = [
     "DecisionTree",
     "Question",
-    "credible_interval",
     "expected_fractions",
     "leading_answer",
     "proportion_asked",

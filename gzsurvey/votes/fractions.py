@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from gzsurvey.votes.tree import DecisionTree, Question
 
@@ -84,27 +83,3 @@ def leading_answer(fractions: Floats, asked: Floats, question: Question) -> NDAr
     best = np.asarray(question.answers)[np.argmax(np.nan_to_num(part, nan=-1.0), axis=1)]
     known = np.isfinite(part).all(axis=1) & (np.nan_to_num(asked) >= 0.5)
     return np.where(known, best, "")
-
-
-def credible_interval(concentrations: Floats, tree: DecisionTree, level: float = 0.9) -> tuple[Floats, Floats]:
-    """Central credible interval of each answer's fraction among very many volunteers.
-
-    The marginal of a Dirichlet is a beta distribution, ``Beta(a_i, sum a - a_i)``.
-
-    Parameters
-    ----------
-    concentrations : float, shape (N, A)
-        Dirichlet concentrations, > 0; NaN gives NaN.
-    tree : DecisionTree
-        Says which columns belong together.
-    level : float
-        Probability inside the interval.
-
-    Returns
-    -------
-    lower, upper : float64, shape (N, A)
-    """
-    a = np.asarray(concentrations, dtype=np.float64)
-    totals = np.add.reduceat(a, [q.start for q in tree.questions], axis=1)[:, tree.question_of_answer]
-    tail = (1.0 - level) / 2.0
-    return betaincinv(a, totals - a, tail), betaincinv(a, totals - a, 1.0 - tail)

@@ -45,8 +45,8 @@ def mixture_interval(concentrations: Floats, tree: DecisionTree, level: float = 
     Returns
     -------
     lower, upper : float64, shape (N, A)
-        Quantiles of the equal mixture of the members' beta distributions: for one member
-        those of `gzsurvey.votes.fractions.credible_interval`.
+        Quantiles of the equal mixture of the members' beta distributions: the marginal of a
+        Dirichlet is ``Beta(a_i, sum a - a_i)``.
     """
     a, b = _marginals(concentrations, tree)
     tail = (1.0 - level) / 2.0

@@ -35,10 +35,10 @@ from gzsurvey.images.prepare import prepare_picture
 from gzsurvey.model.checkpoint import find_checkpoint, load_network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import load_finetune_recipe
-from gzsurvey.study.cells import folds, stratified_order
+from gzsurvey.study.cells import stratified_order
 from gzsurvey.training import finetune
 from gzsurvey.training.data import as_input
-from gzsurvey.training.split import divide
+from gzsurvey.training.split import deal, divide
 
 HERE = Path(__file__).parent
 STARTS = ("pretrained", "random")
@@ -90,7 +90,7 @@ class Comparison:
     def run(self) -> list[dict[str, Any]]:
         """Return what was measured: start, program, labels, fold, accuracy, ROC-AUC, seconds."""
         found = []
-        parts = folds(self.classes, self.options.folds, self.options.seed)
+        parts = deal(self.classes, self.options.folds, self.options.seed)
         for fold in range(self.options.folds):
             pool, test = np.flatnonzero(parts != fold), np.flatnonzero(parts == fold)
             pool = pool[stratified_order(self.classes[pool], [self.options.seed, fold])]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from blobs import ELONGATED, EVIL, HEADS, QUICK, TESTED, TREE, write_checkpoint, write_store
+from pages import Page
 
 from gzsurvey import dataset
 from gzsurvey.card import VotesCalibration
@@ -29,20 +29,6 @@ from gzsurvey.training.data import as_input
 from gzsurvey.votes.fractions import expected_fractions
 
 FIRST, SECOND = "smooth-or-featured-gz2", "disk-edge-on-gz2"
-
-
-class Page(HTMLParser):
-    """Collects tags and what they load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.loads: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "data"}]
 
 
 def check_page(out: Path) -> str:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from outputs.catalogues import make_card
 from outputs.runs import make_run
+from pages import Page
 from PIL import Image
 
 from gzsurvey.card import Card, VotesHead
@@ -23,20 +23,6 @@ from gzsurvey.survey.publish import publish
 from gzsurvey.votes.tree import DecisionTree
 
 EVIL = '<script src="https://evil.example/x.js">alert(1)</script>'
-
-
-class Page(HTMLParser):
-    """Collects tags and what they load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.loads: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "data"}]
 
 
 def small_card(**changes: object) -> Card:
