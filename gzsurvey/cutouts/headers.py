@@ -25,6 +25,7 @@ UNIT_ZEROPOINTS = {
     "jy": 8.9, "mjy": 16.4, "ujy": 23.9, "microjy": 23.9, "µjy": 23.9, "μjy": 23.9, "njy": 31.4,
 }  # fmt: skip
 """AB magnitude of one unit, by the lower-case name of a flux unit."""
+NANOMAGGY_ZEROPOINT = UNIT_ZEROPOINTS["nanomaggy"]
 SOME_BANDS = frozenset(["u", "g", "r", "i", "z", "y", "U", "B", "V", "R", "I", "Z", "Y", "J", "H", "K", "Ks", "VIS"])
 """Names that mean a band when they stand alone in a file name."""
 SUFFIXES = (".fits", ".fits.fz", ".fits.gz", ".fits.bz2", ".fit", ".fit.gz", ".fits.fz.gz")

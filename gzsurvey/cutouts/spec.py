@@ -11,9 +11,17 @@ from gzsurvey.errors import SourceError
 KINDS: dict[str, str] = {
     "mosaic": "mosaic:DIR or mosaic:PATTERN with {band}: local FITS images",
     "images": "images:PATH: ready images in a directory, tar, zip or parquet",
+    "hips2fits": "hips2fits:HIPS_ID or hips2fits:HIPS_ID@URL: a hips2fits service",
     "synthetic": "synthetic: made-up galaxies, for tests and benchmarks",
 }
 """The kinds of source that exist, and how each is written."""
+SERVERS: dict[str, tuple[str, ...]] = {
+    "hips2fits": (
+        "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
+        "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
+    ),
+}
+"""Where services are asked that have no server in the SOURCE: the first, then its mirrors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +38,21 @@ class SourceSpec:
     """Pattern of mask files, whose pixels are counted where they share a bit with `mask_bits`."""
     mask_bits: int = -1
     """Mask bits to avoid; -1 is any."""
+    pixel_scale_arcsec: float | None = None
+    """Side of the survey's pixels, to which the counts of a HiPS refer, arcsec."""
+    requests_per_s: float | None = None
+    """What the survey's host may be asked for; None: the recipe's."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise SourceError(self.text, _unknown(self.text))
         if not self.address and self.kind != "synthetic":
             raise SourceError(self.text, f"says no path; write {KINDS[self.kind]}")
+        for server in self.servers:
+            if not server.startswith(("https://", "http://")) or "@" in server:
+                raise SourceError(
+                    self.text, "what stands behind @ must be a server's https:// address; a login belongs in ~/.netrc"
+                )
         for name, values in (("--bands", self.bands), ("--zeropoints", self.zeropoints)):
             if values is not None and len(values) != 3:
                 raise SourceError(self.text, f"{name} must name 3 values, one per band of the model, got {len(values)}")
@@ -72,6 +89,42 @@ class SourceSpec:
     def address(self) -> str:
         """The part behind the colon."""
         return self.text.partition(":")[2]
+
+    @property
+    def place(self) -> str:
+        """The address without its servers."""
+        return self.address.partition("@")[0] if self.kind in SERVERS else self.address
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Where a service is asked: the addresses behind ``@``, comma-separated, or the usual ones."""
+        _, _, named = self.address.partition("@")
+        return tuple(named.split(",")) if named else SERVERS.get(self.kind, ())
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its pixels come over the network."""
+        return bool(self.servers)
+
+    @property
+    def is_flux(self) -> bool:
+        """Whether a HiPS is asked for flux: it names bands; otherwise for ready pictures."""
+        return self.bands is not None or "{band}" in self.address
+
+    def check_counts(self) -> None:
+        """Refuse a HiPS whose counts have no known meaning.
+
+        Raises
+        ------
+        gzsurvey.errors.SourceError
+            Zero points or pixel scale are missing.
+        """
+        if self.pixel_scale_arcsec is None:
+            raise SourceError(
+                self.text,
+                "does not say the pixel scale of the images it was made from, to which its counts refer; "
+                "describe the survey in a YAML file with 'pixel_scale_arcsec' (docs/reference/sources.md)",
+            )
 
 
 def _split(value: str | Sequence[float | str]) -> Sequence[float | str]:

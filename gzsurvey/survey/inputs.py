@@ -32,7 +32,7 @@ def targets_sha256(table: str) -> dict[str, str]:
 
 def absolute(spec: SourceSpec) -> SourceSpec:
     """Return a SOURCE that means the same in every process."""
-    if spec.kind not in {"mosaic", "images"}:
+    if spec.is_remote or spec.kind not in {"mosaic", "images", "hips"}:
         return spec
     path = Path(spec.address).expanduser()
     mask = None if spec.mask is None else str(Path(spec.mask).expanduser().absolute())
@@ -98,4 +98,6 @@ def _together(hashes: Any) -> str:
 
 
 def _short(spec: SourceSpec, parts: int) -> str:
+    if spec.is_remote:
+        return f"{spec.kind}:{spec.place}"
     return f"{spec.kind}:{'/'.join(PurePath(spec.address).parts[-parts:])}"

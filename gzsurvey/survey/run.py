@@ -94,7 +94,7 @@ class _Session:
         while waiting or active:
             while waiting and len(active) < pool.window:
                 task = waiting.popleft()
-                active[pool.executor.submit(process, task)] = task
+                active[pool.executor.submit(process, replace(task, workers=pool.workers))] = task
             finished, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             pool.check()
             for future in finished:
