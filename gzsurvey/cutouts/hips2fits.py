@@ -62,7 +62,7 @@ class Hips2fitsSource:
         self._preparation = preparation
         self._flux = Flux.of(spec, preparation) if spec.is_flux else None
         if self._flux is not None:
-            spec.check_counts()
+            spec.counts_scale()
         self._services = {server: _service(server, client.session) for server in client.servers}
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss]]:
@@ -89,7 +89,9 @@ class Hips2fitsSource:
         except CutoutUnavailable as error:
             raise SourceError(self.name, error.reason) from None
 
-    def demand(self, ra_deg: NDArray[np.float64], _dec_deg: NDArray[np.float64]) -> Demand:
+    def demand(
+        self, ra_deg: NDArray[np.float64], _dec_deg: NDArray[np.float64], _fov_arcsec: NDArray[np.float64]
+    ) -> Demand:
         """Return one request per target and band."""
         return self._client.demand(len(ra_deg) * (1 if self._flux is None else len(self._flux.names)))
 

@@ -12,8 +12,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from gzsurvey.cutouts.files import list_files
+from gzsurvey.cutouts.hips import Folder, HipsSource, Server
 from gzsurvey.cutouts.hips2fits import Hips2fitsSource
 from gzsurvey.cutouts.images_source import ImagesSource
+from gzsurvey.cutouts.legacy import LegacySource
 from gzsurvey.cutouts.mosaic import MISSING_LIMIT, MosaicSource
 from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, build_index
 from gzsurvey.cutouts.remote.client import Client
@@ -28,7 +30,10 @@ POLITE = Politeness()
 REPLIES = "replies"
 """Folder of the user's cache with what services sent."""
 TOKEN_VARIABLE = "GZSURVEY_TOKEN"  # noqa: S105 - the name of a variable
-REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {"hips2fits": Hips2fitsSource}
+REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {
+    "hips2fits": Hips2fitsSource,
+    "legacy": LegacySource,
+}
 """Sources that ask services, by kind."""
 
 
@@ -103,7 +108,7 @@ def check_source(
     if spec.kind == "mosaic":
         return _indexed(spec, preparation.bands, cache_dir or cache_folder())
     source = open_source(spec, preparation, politeness=politeness)
-    if isinstance(source, RemoteSource):
+    if spec.is_remote and isinstance(source, RemoteSource):
         source.probe()
     return None
 
@@ -139,6 +144,9 @@ def open_source(
         return ImagesSource(Path(spec.address).expanduser())
     if spec.kind == "synthetic":
         return SyntheticSource(preparation)
+    if spec.kind == "hips":
+        shelf = Server(_client(spec, politeness)) if spec.is_remote else Folder()
+        return HipsSource(spec, preparation, shelf, missing_limit)
     if spec.is_remote:
         return REMOTE[spec.kind](spec, preparation, _client(spec, politeness), missing_limit)
     content = build_index(spec, preparation.bands) if index is None else read_index(index)

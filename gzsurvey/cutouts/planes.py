@@ -60,6 +60,10 @@ class Flux:
             raise SourceError(self.source, f"says no zero point of band {band!r}; give it with --zeropoints")
         return float(10 ** ((headers.NANOMAGGY_ZEROPOINT - known) / 2.5))
 
+    def per_count(self, band: str, pixel_arcsec: float) -> float:
+        """Nanomaggies per reference pixel of one count, where counts are those of pixels of this scale."""
+        return self.nanomaggies(band) * (self.reference_arcsec / pixel_arcsec) ** 2
+
     def plane(self, pixels: Plane, wcs: WCS, per_count: float, request: Request) -> Plane:
         """Put one image on a request's frame, in nanomaggies per reference pixel.
 
@@ -101,11 +105,11 @@ class Flux:
         return Cutout(pixels, missing, image_id=image_id, image_set=self.source)
 
 
-def picture_cutout(picture: NDArray[np.uint8], source: str, image_id: str) -> Cutout | Miss:
-    """Return a ready picture, if it shows something and its colours are those of the survey."""
+def picture_cutout(picture: NDArray[np.uint8], source: str, image_id: str, missing: float = 0.0) -> Cutout | Miss:
+    """Return a ready picture, if it shows something."""
     if picture.min() == picture.max():
         return Miss(Status.NO_IMAGE, "a blank picture", image_id=image_id, image_set=source)
-    return Cutout(picture, image_id=image_id, image_set=source)
+    return Cutout(picture, missing, image_id=image_id, image_set=source)
 
 
 def or_miss(

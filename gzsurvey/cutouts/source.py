@@ -92,7 +92,7 @@ class Demand:
     requests_per_s: float
 
     def __str__(self) -> str:
-        size = "" if self.bytes != self.bytes else f" for about {self.bytes / 1e6:,.0f} MB"
+        size = "" if self.bytes != self.bytes else f" for about {self.bytes / 1e6:,.1f} MB"
         seconds = self.requests / self.requests_per_s
         return (
             f"{self.requests:,} requests of {self.host}{size}, at most {self.requests_per_s:g} a second: "
@@ -114,6 +114,8 @@ class RemoteSource(CutoutSource, Protocol):
         """
         ...
 
-    def demand(self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> Demand:
-        """Return what the targets at these positions, shape (N,), will cost."""
+    def demand(
+        self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], fov_arcsec: NDArray[np.float64], /
+    ) -> Demand:
+        """Return what cutouts at these positions and of these widths, shape (N,), will cost."""
         ...

@@ -11,7 +11,9 @@ from gzsurvey.errors import SourceError
 KINDS: dict[str, str] = {
     "mosaic": "mosaic:DIR or mosaic:PATTERN with {band}: local FITS images",
     "images": "images:PATH: ready images in a directory, tar, zip or parquet",
+    "hips": "hips:DIR or hips:URL: the tiles of a HiPS",
     "hips2fits": "hips2fits:HIPS_ID or hips2fits:HIPS_ID@URL: a hips2fits service",
+    "legacy": "legacy:LAYER or legacy:LAYER@URL: the Legacy Surveys viewer",
     "synthetic": "synthetic: made-up galaxies, for tests and benchmarks",
 }
 """The kinds of source that exist, and how each is written."""
@@ -20,6 +22,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
         "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
         "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
     ),
+    "legacy": ("https://www.legacysurvey.org/viewer",),
 }
 """Where services are asked that have no server in the SOURCE: the first, then its mirrors."""
 
@@ -98,8 +101,10 @@ class SourceSpec:
     @property
     def servers(self) -> tuple[str, ...]:
         """Where a service is asked: the addresses behind ``@``, comma-separated, or the usual ones."""
+        if self.kind == "hips":
+            return (self.address,) if self.address.startswith(("https://", "http://")) else ()
         _, _, named = self.address.partition("@")
-        return tuple(named.split(",")) if named else SERVERS.get(self.kind, ())
+        return tuple(named.split(",")) if named and self.kind in SERVERS else SERVERS.get(self.kind, ())
 
     @property
     def is_remote(self) -> bool:
@@ -111,20 +116,27 @@ class SourceSpec:
         """Whether a HiPS is asked for flux: it names bands; otherwise for ready pictures."""
         return self.bands is not None or "{band}" in self.address
 
-    def check_counts(self) -> None:
-        """Refuse a HiPS whose counts have no known meaning.
+    def counts_scale(self, stated_arcsec: float | None = None) -> float:
+        """Side of the pixels to which the counts of a HiPS refer, arcsec.
+
+        Parameters
+        ----------
+        stated_arcsec : float, optional
+            What the HiPS itself says.
 
         Raises
         ------
         gzsurvey.errors.SourceError
-            Zero points or pixel scale are missing.
+            It is not known.
         """
-        if self.pixel_scale_arcsec is None:
+        known = self.pixel_scale_arcsec or stated_arcsec
+        if known is None:
             raise SourceError(
                 self.text,
                 "does not say the pixel scale of the images it was made from, to which its counts refer; "
                 "describe the survey in a YAML file with 'pixel_scale_arcsec' (docs/reference/sources.md)",
             )
+        return known
 
 
 def _split(value: str | Sequence[float | str]) -> Sequence[float | str]:

@@ -304,8 +304,9 @@ def _look(job: Job, draft: _Draft) -> tuple[Look, list[Demand]]:
         for spec, index in zip(job.sources, draft.indexes, strict=True)
     ]
     seen = look(draft.model, sources, sample, limit)
-    remote = [source for source in sources if isinstance(source, RemoteSource)]
-    return seen, [source.demand(targets.ra_deg, targets.dec_deg) for source in remote]
+    asked = zip(job.sources, sources, strict=True)
+    remote = [source for spec, source in asked if spec.is_remote and isinstance(source, RemoteSource)]
+    return seen, [source.demand(targets.ra_deg, targets.dec_deg, draft.cutout_width) for source in remote]
 
 
 def _bytes(draft: _Draft) -> int:

@@ -64,6 +64,10 @@ class Services:
     fault: Callable[[int, str, Query], Fault] = lambda number, path, query: ""
     """By number of the request, path and query."""
     latency_s: float = 0.0
+    replies: dict[str, bytes] = field(default_factory=dict)
+    """Recorded bodies by path, sent instead of simulated ones."""
+    rewrite: Callable[[Query], Query] = lambda query: query
+    """What the server takes a query for."""
     legacy_native: float = 0.262
     url: str = ""
     log: list[Seen] = field(default_factory=list)
@@ -146,7 +150,10 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _answer(self, path: str, query: Query) -> None:
-        if path == "/hips2fits":
+        query = self.services.rewrite(query)
+        if path in self.services.replies:
+            self._send(200, "application/octet-stream", self.services.replies[path])
+        elif path == "/hips2fits":
             self._send(*self._hips2fits(query))
         elif path.startswith("/viewer/cutout."):
             self._send(200, "image/fits", self._legacy(query))
