@@ -321,7 +321,7 @@ def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--model", type=ExistingFile, required=True, help="An ONNX file with its card."),
         click.option("--targets", required=True, help="Table of positions, or a quoted glob of tables."),
-        click.option("--cutouts", multiple=True, required=True, metavar="SOURCE", help="mosaic:..., images:..., ..."),
+        click.option("--cutouts", multiple=True, required=True, metavar="SOURCE", help="mosaic:..., a survey, ..."),
         click.option("--out", "run_dir", type=Directory, required=True, metavar="RUN", help="Where the run lives."),
         click.option("--recipe", default="survey", help="Shipped name or YAML file."),
         click.option("--footprint", default=None, help="A MOC file, circle(RA,DEC,RADIUS), box(...), polygon(...)."),

@@ -101,7 +101,7 @@ class Hips2fitsSource:
         planes: dict[str, Plane] = {}
         for band in flux.names:
             image = self._image(band, request)
-            planes[band] = flux.plane(image.pixels, image.wcs(), flux.nanomaggies(band, image.header), request)
+            planes[band] = flux.plane(image.pixels, image.header, flux.nanomaggies(band, image.header), request)
         return flux.cutout(planes, self._hips, self._limit)
 
     def _image(self, band: str, request: Request, tries: int | None = None) -> FitsImage:
@@ -117,7 +117,6 @@ class Hips2fitsSource:
         def checked(body: bytes) -> FitsImage:
             image = fits_image(body)
             asked.check(image.pixels.shape)
-            image.wcs()
             return image
 
         return self._get(asked, checked, tries)

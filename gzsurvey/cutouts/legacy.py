@@ -95,12 +95,11 @@ class LegacySource:
         image = self._image(request)
         if image.header.get("OVERLAP", True) in (False, "F"):
             raise CutoutUnavailable(Status.NO_IMAGE, "outside the survey")
-        wcs = image.wcs()
         planes = {}
         for band, pixels in zip(self._flux.names, image.pixels, strict=True):
             height, width = pixels.shape
             known = np.where(blank(pixels, (0, 0, width, height), (height, width)), np.float32(np.nan), pixels)
-            planes[band] = self._flux.plane(known, wcs, self._nanomaggies(band), request)
+            planes[band] = self._flux.plane(known, image.header, self._nanomaggies(band), request)
         return self._flux.cutout(planes, self._layer, self._limit)
 
     def _nanomaggies(self, band: str) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts import headers
@@ -17,6 +16,13 @@ from gzsurvey.errors import CutoutUnavailable, SourceError
 from gzsurvey.images.resample import affine_maps, resample
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.status import Status
+
+GRID_PX = 1e-3
+"""An image nearer than this to a frame's pixels, in pixels, is not resampled."""
+
+PLAIN_AXES = ("RA---TAN", "DEC--TAN")
+UNTURNED = {"CD1_2": 0, "CD2_1": 0, "PC1_1": 1, "PC1_2": 0, "PC2_1": 0, "PC2_2": 1, "LONPOLE": 180}
+"""What an image with north up says, if it says it at all."""
 
 Plane = NDArray[np.float32]
 
@@ -64,15 +70,15 @@ class Flux:
         """Nanomaggies per reference pixel of one count, where counts are those of pixels of this scale."""
         return self.nanomaggies(band) * (self.reference_arcsec / pixel_arcsec) ** 2
 
-    def plane(self, pixels: Plane, wcs: WCS, per_count: float, request: Request) -> Plane:
+    def plane(self, pixels: Plane, header: fits.Header, per_count: float, request: Request) -> Plane:
         """Put one image on a request's frame, in nanomaggies per reference pixel.
 
         Parameters
         ----------
         pixels : float32, shape (h, w)
             Counts, NaN where there is no data.
-        wcs : astropy.wcs.WCS
-            Theirs.
+        header : astropy.io.fits.Header
+            Their WCS. An image on the frame's own grid is taken as it is.
         per_count : float
             Nanomaggies of one count.
         request : Request
@@ -84,6 +90,13 @@ class Flux:
             NaN where there is no data.
         """
         frame = request.frame
+        if is_on_frame(header, pixels.shape, request):
+            area = (self.pixel_arcsec or frame.scale_arcsec) ** 2
+            own: Plane = pixels * np.float32(per_count * self.reference_arcsec**2 / area)
+            return own
+        wcs = headers.celestial_wcs(header)
+        if wcs is None:
+            raise CutoutUnavailable(Status.UNREADABLE, "a FITS image without celestial WCS")
         (affine,) = affine_maps(wcs, np.array([request.ra_deg]), np.array([request.dec_deg]), [frame])
         if affine is None:
             return np.full((frame.size_px, frame.size_px), np.nan, dtype=np.float32)
@@ -103,6 +116,27 @@ class Flux:
             return Miss(Status.MISSING_PIXELS, reason, missing, image_id, self.source)
         pixels = np.stack([planes[band] for band in self.bands])
         return Cutout(pixels, missing, image_id=image_id, image_set=self.source)
+
+
+def is_on_frame(header: fits.Header, shape: tuple[int, ...], request: Request) -> bool:
+    """Whether a header says, in the plainest way, that an image lies on a request's own pixels."""
+    frame, step = request.frame, request.frame.scale_arcsec / 3600
+    middle, near = (frame.size_px + 1) / 2, step * GRID_PX
+    if shape != (frame.size_px, frame.size_px) or (header.get("CTYPE1"), header.get("CTYPE2")) != PLAIN_AXES:
+        return False
+    wanted = (
+        (("CRVAL1",), request.ra_deg, near),
+        (("CRVAL2",), request.dec_deg, near),
+        (("CRPIX1",), middle, GRID_PX),
+        (("CRPIX2",), middle, GRID_PX),
+        (("CD1_1", "CDELT1"), -step, near / frame.size_px),
+        (("CD2_2", "CDELT2"), step, near / frame.size_px),
+    )
+    for names, value, tolerance in wanted:
+        said = next((header[name] for name in names if name in header), None)
+        if not isinstance(said, int | float) or abs(said - value) > tolerance:
+            return False
+    return all(header.get(name, value) == value for name, value in UNTURNED.items())
 
 
 def picture_cutout(picture: NDArray[np.uint8], source: str, image_id: str, missing: float = 0.0) -> Cutout | Miss:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import PurePath
 
 from gzsurvey.errors import SourceError
+from gzsurvey.recipes.imaging import is_survey, load_survey
+from gzsurvey.resources import SURVEYS, shipped_names
 
 KINDS: dict[str, str] = {
     "mosaic": "mosaic:DIR or mosaic:PATTERN with {band}: local FITS images",
@@ -45,6 +48,11 @@ class SourceSpec:
     """Side of the survey's pixels, to which the counts of a HiPS refer, arcsec."""
     requests_per_s: float | None = None
     """What the survey's host may be asked for; None: the recipe's."""
+    survey: str = ""
+    """Name of the survey that describes it; empty: the user wrote it out."""
+    credit: str = ""
+    """The line that a paper owes the survey."""
+    licence: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -69,7 +77,7 @@ class SourceSpec:
         Parameters
         ----------
         text : str
-            ``mosaic:…``, ``images:…`` or ``synthetic:``.
+            ``mosaic:…``, ``images:…``, …, or the name or YAML file of a survey.
         bands : str or sequence of str, optional
             ``--bands``: ``"g,r,Z"``, or the names.
         zeropoints : str or sequence, optional
@@ -79,9 +87,34 @@ class SourceSpec:
         ------
         gzsurvey.errors.SourceError
             The kind does not exist, there is no path, or there are not three values.
+        gzsurvey.errors.RecipeError
+            The survey's description is wrong.
         """
         numbers = None if zeropoints is None else tuple(_zeropoint(value) for value in _split(zeropoints))
-        return cls(text.strip(), None if bands is None else tuple(map(str, _split(bands))), numbers)
+        names = None if bands is None else tuple(map(str, _split(bands)))
+        text = text.strip()
+        return cls._described(text, names, numbers) if is_survey(text) else cls(text, names, numbers)
+
+    @classmethod
+    def _described(
+        cls, text: str, bands: tuple[str, ...] | None, zeropoints: tuple[float | str, ...] | None
+    ) -> SourceSpec:
+        """Return the SOURCE that a survey describes; what is given on the command line goes first."""
+        survey = load_survey(text)
+        names = bands or survey.bands
+        zeropoints = zeropoints or _described_zeropoints(text, survey.zeropoints, names)
+        return cls(
+            survey.cutouts,
+            names,
+            zeropoints,
+            survey.mask,
+            survey.mask_bits,
+            survey.pixel_scale_arcsec,
+            survey.requests_per_s,
+            PurePath(text).stem,
+            survey.credit,
+            survey.licence,
+        )
 
     @property
     def kind(self) -> str:
@@ -139,6 +172,18 @@ class SourceSpec:
         return known
 
 
+def _described_zeropoints(
+    survey: str, described: float | dict[str, float | str] | None, bands: tuple[str, ...] | None
+) -> tuple[float | str, ...] | None:
+    if isinstance(described, dict):
+        unknown = [band for band in bands or ("?",) if band not in described]
+        if unknown:
+            known = ", ".join(described)
+            raise SourceError(survey, f"says no zero point of band {unknown[0]!r}; name some of {known} with --bands")
+        return tuple(described[band] for band in bands or ())
+    return None if described is None else (described,) * 3
+
+
 def _split(value: str | Sequence[float | str]) -> Sequence[float | str]:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -155,4 +200,10 @@ def _unknown(text: str) -> str:
     near = get_close_matches(kind, KINDS, n=1)
     if colon and near:
         return f"there is no source {kind!r}; did you mean {near[0]!r}?"
-    return f"is no source of pixels; write {'; '.join(KINDS.values())}"
+    surveys = shipped_names(SURVEYS)
+    near = get_close_matches(text, surveys, n=1)
+    if near:
+        return f"there is no survey {text!r}; did you mean {near[0]!r}?"
+    return (
+        f"is no source of pixels; write {'; '.join(KINDS.values())}; a survey ({', '.join(surveys)}) or its .yaml file"
+    )

@@ -98,6 +98,8 @@ def _together(hashes: Any) -> str:
 
 
 def _short(spec: SourceSpec, parts: int) -> str:
+    if spec.survey:
+        return spec.survey
     if spec.is_remote:
         return f"{spec.kind}:{spec.place}"
     return f"{spec.kind}:{'/'.join(PurePath(spec.address).parts[-parts:])}"

@@ -30,6 +30,9 @@ class SourceRecord(Section):
     mask_bits: int = -1
     pixel_scale_arcsec: float | None = None
     requests_per_s: float | None = None
+    survey: str = ""
+    credit: str = ""
+    licence: str = ""
     index: str | None = None
     """File name of its index in RUN."""
 

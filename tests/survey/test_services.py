@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import RunIncomplete, SourceError
@@ -19,7 +21,7 @@ from gzsurvey.survey import Job, plan, run
 from survey import tiny
 
 sys.path.append(str(Path(__file__).parents[1] / "cutouts"))
-from loopback import Services, serving
+from loopback import Services, Sky, serving
 from skies import SCALE, SIDE, position, simulated_sky
 
 HERE = load_cluster("none")
@@ -65,6 +67,7 @@ def test_a_run_asks_what_the_plan_said(services: Services, tmp_path: Path) -> No
     assert len(services.log) == 60
 
 
+@pytest.mark.slow
 def test_a_service_that_is_down_leaves_no_misses(services: Services, tmp_path: Path) -> None:
     plan(job(services, tmp_path, 30, retries=0), tmp_path / "run", HERE)
     services.fault = lambda number, path, query: "500"
@@ -81,6 +84,42 @@ def test_an_unknown_hips_is_refused_before_anything_is_written(services: Service
     with pytest.raises(SourceError, match="No HiPS matches SIM/P/void/xg"):
         plan(Job(good.model, good.targets, (spec,), good.recipe), tmp_path / "run", HERE)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_first_source_that_covers_a_target_serves_it(services: Services, tmp_path: Path) -> None:
+    """A mosaic of the western half of the sky, then a described service for the rest."""
+    asked = job(services, tmp_path, 40)
+    half = services.sky.planes
+    for band in "grz":
+        write = fits.PrimaryHDU(half[band][:, SIDE // 2 :], _header_from_column(services.sky, SIDE // 2, band))
+        (tmp_path / "tiles").mkdir(exist_ok=True)
+        write.writeto(tmp_path / f"tiles/{band}.fits")
+    (tmp_path / "rest.yaml").write_text(
+        f"{{title: Rest, cutouts: '{asked.sources[0].text}', bands: [g, r, z], zeropoints: 22.5, "
+        f"pixel_scale_arcsec: {SCALE}, requests_per_s: 1000, credit: c, licence: l, tried: here}}"
+    )
+    sources = (SourceSpec.parse(f"mosaic:{tmp_path}/tiles"), SourceSpec.parse(str(tmp_path / "rest.yaml")))
+    planned = plan(replace(asked, sources=sources), tmp_path / "run", HERE)
+    assert "at most 1000 a second" in str(planned)
+    services.log.clear()
+    run(tmp_path / "run", HERE)
+    rows = read_rows(tmp_path / "run/predictions.zarr", 0, 40)
+    assert (rows["status"] == Status.PREDICTED).all()
+    west, east = (rows["ra"] < position(SIDE / 2 + 90, 0)[0]), (rows["ra"] > position(SIDE / 2 - 90, 0)[0])
+    served = np.array(rows["image_set"], dtype=str)
+    assert set(served) == {"mosaic:tiles", "rest"}
+    assert (served[west] == "mosaic:tiles").all()
+    assert (served[east] == "rest").all()
+    assert len(services.log) == 3 * (served == "rest").sum()
+
+
+def _header_from_column(sky: Sky, column: int, band: str) -> fits.Header:
+    wcs = sky.wcs.deepcopy()
+    wcs.wcs.crpix -= [column, 0]
+    header = wcs.to_header()
+    header["BUNIT"], header["FILTER"] = "nanomaggy", band
+    return header
 
 
 @pytest.mark.slow
