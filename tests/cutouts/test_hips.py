@@ -14,10 +14,8 @@ from cdshealpix import nested
 from contracts.cutout_source import CutoutSourceContract
 from loopback import Services, Sky, serving, tan_wcs
 from PIL import Image
-from reproject import reproject_interp
-from reproject.hips import reproject_to_hips
 from scipy.stats import spearmanr
-from skies import GALAXIES, SCALE, position, simulated_sky
+from skies import GALAXIES, PART, SCALE, assert_same_galaxy, position, write_hips
 
 from gzsurvey.cutouts.hips import HipsSource
 from gzsurvey.cutouts.hips_sky import FRAMES, flat_places
@@ -32,23 +30,6 @@ from gzsurvey.status import Status
 
 PREPARATION = Preparation(image_size=48)
 QUICK = Politeness(requests_per_s=500, connections=4, tries=3, backoff_s=0.01, timeout_s=0.3, cache_mb=0)
-PART = slice(170, 430)
-"""Rows and columns of the sky that are made into a HiPS."""
-
-
-def write_hips(folder: Path, frame: str = "equatorial", bands: str = "r", tile_px: int = 128, order: int = 13) -> Sky:
-    """Tiles of a part of the simulated sky, by reproject, in folders named after bands."""
-    sky = simulated_sky()
-    wcs = sky.wcs.deepcopy()
-    wcs.wcs.crpix -= PART.start
-    folder.mkdir(parents=True, exist_ok=True)
-    for band in bands:
-        reproject_to_hips(
-            (sky.planes[band][PART, PART], wcs), coord_system_out=frame, reproject_function=reproject_interp,
-            output_directory=str(folder / band), level=order, tile_size=tile_px,
-            properties={"s_pixel_scale": SCALE / 3600},
-        )  # fmt: skip
-    return sky
 
 
 @pytest.fixture(scope="module")
@@ -94,23 +75,6 @@ def seen(sky: Sky, request: Request, band: str = "r") -> np.ndarray:
     """What the mosaic itself shows of a frame."""
     size = request.frame.size_px
     return sky.seen(band, tan_wcs(request.ra_deg, request.dec_deg, request.frame.scale_arcsec, size), (size, size))
-
-
-def moments(plane: np.ndarray) -> tuple[float, ...]:
-    """Flux, centroid and second moments of the light above the noise."""
-    light = np.where(plane > 0.05, plane, 0.0)
-    rows, columns = np.indices(plane.shape)
-    x, y = (light * columns).sum() / light.sum(), (light * rows).sum() / light.sum()
-    shape = [(light * a * b).sum() / light.sum() for a, b in
-             ((columns - x, columns - x), (rows - y, rows - y), (columns - x, rows - y))]  # fmt: skip
-    return float(light.sum()), float(x), float(y), *map(float, shape)
-
-
-def assert_same_galaxy(plane: np.ndarray, expected: np.ndarray) -> None:
-    found, true = moments(plane), moments(expected)
-    assert found[0] == pytest.approx(true[0], rel=0.02)
-    assert found[1:3] == pytest.approx(true[1:3], abs=0.05)
-    assert found[3:] == pytest.approx(true[3:], rel=0.06, abs=0.6)
 
 
 class TestHipsFolder(CutoutSourceContract):

@@ -68,11 +68,16 @@ def test_a_run_asks_what_the_plan_said(services: Services, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_service_that_is_down_leaves_no_misses(services: Services, tmp_path: Path) -> None:
-    plan(job(services, tmp_path, 30, retries=0), tmp_path / "run", HERE)
+def test_a_service_that_is_down_or_refuses_leaves_no_misses(services: Services, tmp_path: Path) -> None:
+    plan(job(services, tmp_path, 30), tmp_path / "run", HERE)
     services.fault = lambda number, path, query: "500"
     with pytest.raises(RunIncomplete, match="did not give 20 things in a row"):
         run(tmp_path / "run", HERE)
+    services.log.clear()
+    services.fault = lambda number, path, query: "401"
+    with pytest.raises(RunIncomplete, match="the service refuses us"):
+        run(tmp_path / "run", HERE)
+    assert len(services.log) <= 20
     services.fault = lambda number, path, query: ""
     assert run(tmp_path / "run", HERE).unfinished == 0
 

@@ -19,7 +19,7 @@ from gzsurvey.cutouts.remote.budget import HOSTS
 from gzsurvey.cutouts.remote.cache import ReplyCache
 from gzsurvey.cutouts.remote.session import open_session
 from gzsurvey.cutouts.source import Demand
-from gzsurvey.errors import CutoutUnavailable, SourceError, SourceFault
+from gzsurvey.errors import AccessDenied, CutoutUnavailable, SourceFault
 from gzsurvey.recipes.remote import Politeness
 from gzsurvey.status import Status
 
@@ -95,7 +95,7 @@ class Client:
         ------
         gzsurvey.errors.CutoutUnavailable
             The service has no such thing, or did not give it.
-        gzsurvey.errors.SourceError
+        gzsurvey.errors.AccessDenied
             It refuses us.
         gzsurvey.errors.SourceFault
             It has not given anything for a while.
@@ -154,7 +154,9 @@ class Client:
             return response.content
         reason = f"{code} {response.reason}: {_said(response)}".rstrip(": ")
         if code in FORBIDDEN_CODES:
-            raise SourceError(self.name, f"the service refuses us ({reason}); it needs a token or a login")
+            raise AccessDenied(
+                self.name, f"the service refuses us ({reason}); give a token in GZSURVEY_TOKEN, or a login in ~/.netrc"
+            )
         if code in NO_IMAGE_CODES:
             self._note(lost=False)
             raise CutoutUnavailable(Status.NO_IMAGE, reason)
