@@ -85,7 +85,7 @@ class Hips2fitsSource:
                 self._colours(request, tries=2)
                 return
             for band in self._flux.names:
-                self._flux.nanomaggies(band, self._image(band, request, tries=2).header)
+                self._flux.nanomaggies(band, self._image(band, request, tries=2).keywords)
         except CutoutUnavailable as error:
             raise SourceError(self.name, error.reason) from None
 
@@ -101,7 +101,7 @@ class Hips2fitsSource:
         planes: dict[str, Plane] = {}
         for band in flux.names:
             image = self._image(band, request)
-            planes[band] = flux.plane(image.pixels, image.header, flux.nanomaggies(band, image.header), request)
+            planes[band] = flux.plane(image.pixels, image.header, flux.nanomaggies(band, image.keywords), request)
         return flux.cutout(planes, self._hips, self._limit)
 
     def _image(self, band: str, request: Request, tries: int | None = None) -> FitsImage:

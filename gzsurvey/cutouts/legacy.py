@@ -163,4 +163,4 @@ class _Asked:
         middle = np.array(wcs.all_world2pix(self.ra_deg, self.dec_deg, 0)) - (self.size_px - 1) / 2
         if not np.abs(middle).max() < 1:
             raise UnfitReply("another place than was asked for")
-        return FitsImage(pixels, image.header)
+        return FitsImage(pixels, image.header, image.keywords)

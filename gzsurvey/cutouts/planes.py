@@ -102,7 +102,12 @@ class Flux:
             return np.full((frame.size_px, frame.size_px), np.nan, dtype=np.float32)
         own_area = frame.scale_arcsec**2 / affine.area_px
         area = own_area if self.pixel_arcsec is None else self.pixel_arcsec**2
-        (brightness,) = resample(pixels[None], affine, frame.size_px)
+        column0, row0, column1, row1 = affine.bounds(frame.size_px)
+        column, row = max(column0, 0), max(row0, 0)
+        part = pixels[row : max(row1, row), column : max(column1, column)]
+        if not part.size:
+            return np.full((frame.size_px, frame.size_px), np.nan, dtype=np.float32)
+        (brightness,) = resample(part[None], affine.shifted(column, row), frame.size_px)
         plane: Plane = brightness * np.float32(per_count * self.reference_arcsec**2 / area)
         return plane
 

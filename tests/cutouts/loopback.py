@@ -225,6 +225,8 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "corrupt":
             kind = query.get("format", "fits")
             self._send(200, "image/jpeg", b"\xff\xd8\xff\xe0junk" if kind == "jpg" else b"SIMPLE  = junk")
+        elif fault.startswith("http"):
+            self._send(302, "text/plain", b"", Location=fault)
         elif fault == "redirect":
             self._send(302, "text/plain", b"", Location=f"{self.path}&moved=1")
         elif fault == "huge":

@@ -58,14 +58,14 @@ class Client:
     cache_dir : Path
         Where replies are kept.
     token : str, optional
-        Bearer token.
+        Bearer token, for the hosts of `servers` alone.
     """
 
     def __init__(
         self, name: str, servers: Sequence[str], politeness: Politeness, cache_dir: Path, token: str | None = None
     ) -> None:
         self.name, self.servers, self.politeness = name, tuple(servers), politeness
-        self.session = open_session(politeness, token)
+        self.session = open_session(politeness, token, frozenset(urlsplit(server).netloc for server in servers))
         self._cache = ReplyCache(cache_dir, int(politeness.cache_mb * 1e6))
         self._lock = threading.Lock()
         self._lost = 0

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
@@ -25,6 +23,9 @@ class FitsImage:
     pixels: NDArray[np.float32]
     """Shape (..., h, w), NaN where blank."""
     header: fits.Header
+    """Its own, with its WCS."""
+    keywords: fits.Header
+    """The same, and those of the file: band and unit often stand there."""
 
     def wcs(self) -> WCS:
         """Its celestial WCS.
@@ -56,16 +57,18 @@ def fits_image(body: bytes) -> FitsImage:
     if not body.startswith(b"SIMPLE  ="):
         raise UnfitReply(f"no FITS file but {_kind(body)}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
-            with fits.open(io.BytesIO(body), memmap=False) as file:
-                hdu = next((hdu for hdu in file if hdu.is_image and hdu.header["NAXIS"] >= 2), None)
-                if hdu is None:
-                    raise UnfitReply("a FITS file without image")
-                if hdu.header["BITPIX"] > 0 and "BLANK" in hdu.header:
-                    hdu.header["BLANK"] = int(hdu.header["BLANK"])  # real HiPS tiles write it as a float
-                pixels = np.asarray(hdu.data).astype(np.float32)
-                return FitsImage(pixels, hdu.header.copy())
+        with headers.quiet(), fits.open(io.BytesIO(body), memmap=False) as file:
+            hdu = next((hdu for hdu in file if hdu.is_image and hdu.header["NAXIS"] >= 2), None)
+            if hdu is None:
+                raise UnfitReply("a FITS file without image")
+            if hdu.header["BITPIX"] > 0 and "BLANK" in hdu.header:
+                hdu.header["BLANK"] = int(hdu.header["BLANK"])  # real HiPS tiles write it as a float
+            pixels = np.asarray(hdu.data).astype(np.float32)
+            keywords = hdu.header
+            if hdu is not file[0]:
+                keywords = hdu.header.copy()
+                keywords.extend(file[0].header.cards, unique=True, strip=True)
+            return FitsImage(pixels, hdu.header, keywords)
     except headers.READ_ERRORS as error:
         raise UnfitReply(f"a damaged FITS file: {' '.join(str(error).split())[:120]}") from None
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
 from gzsurvey.cutouts.remote.budget import HOSTS
@@ -32,7 +33,9 @@ class ReplyCutShort(requests.ConnectionError):
     """A connection ended before the reply did."""
 
 
-def open_session(politeness: Politeness, token: str | None = None) -> requests.Session:
+def open_session(
+    politeness: Politeness, token: str | None = None, hosts: frozenset[str] = frozenset()
+) -> requests.Session:
     """Return a session that threads may share.
 
     Parameters
@@ -40,7 +43,9 @@ def open_session(politeness: Politeness, token: str | None = None) -> requests.S
     politeness : Politeness
         Rate, connections, times and sizes.
     token : str, optional
-        Sent as a bearer token, over https or to this machine only, and not after a redirect elsewhere.
+        Sent as a bearer token, over https or to this machine only.
+    hosts : frozenset of str
+        The only ones that the token is sent to, whoever names others in links and redirects.
     """
     session = requests.Session()
     session.headers["User-Agent"] = (
@@ -48,9 +53,7 @@ def open_session(politeness: Politeness, token: str | None = None) -> requests.S
     )
     session.headers["Accept-Encoding"] = "identity"
     session.max_redirects = 5
-    if token:
-        session.headers["Authorization"] = f"Bearer {token}"
-    adapter = BoundedAdapter(politeness)
+    adapter = BoundedAdapter(politeness, token, hosts)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
@@ -63,11 +66,15 @@ class BoundedAdapter(HTTPAdapter):
     ----------
     politeness : Politeness
         The bounds.
+    token : str or None
+        Bearer token.
+    hosts : frozenset of str
+        Whose it is.
     """
 
-    def __init__(self, politeness: Politeness) -> None:
+    def __init__(self, politeness: Politeness, token: str | None, hosts: frozenset[str]) -> None:
         super().__init__(pool_connections=4, pool_maxsize=politeness.connections, max_retries=0, pool_block=True)
-        self._politeness = politeness
+        self._politeness, self._token, self._hosts = politeness, token, hosts
 
     def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
         """Send one request and read the reply.
@@ -80,6 +87,8 @@ class BoundedAdapter(HTTPAdapter):
         address = request.url or ""
         if urlsplit(address).scheme != "https" and urlsplit(address).hostname not in LOOPBACK:
             request.headers.pop("Authorization", None)
+        elif self._token and urlsplit(address).netloc in self._hosts:
+            request.headers["Authorization"] = f"Bearer {self._token}"
         HOSTS.budget(address, self._politeness.requests_per_s).wait()
         deadline = time.monotonic() + self._politeness.deadline_s
         known = {name: options[name] for name in ("verify", "cert", "proxies") if name in options}
@@ -90,7 +99,7 @@ class BoundedAdapter(HTTPAdapter):
             response.close()
             raise
         response.raw.release_conn()
-        response.raw = io.BytesIO(body)
+        response.raw = HTTPResponse(io.BytesIO(body), status=response.status_code, preload_content=False)
         return response
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
