@@ -19,6 +19,7 @@ from gzsurvey.cutouts.legacy import LegacySource
 from gzsurvey.cutouts.mosaic import MISSING_LIMIT, MosaicSource
 from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, build_index
 from gzsurvey.cutouts.remote.client import Client
+from gzsurvey.cutouts.sia import SiaSource
 from gzsurvey.cutouts.source import CutoutSource, RemoteSource
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.cutouts.synthetic import SyntheticSource
@@ -33,6 +34,7 @@ TOKEN_VARIABLE = "GZSURVEY_TOKEN"  # noqa: S105 - the name of a variable
 REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {
     "hips2fits": Hips2fitsSource,
     "legacy": LegacySource,
+    "sia": SiaSource,
 }
 """Sources that ask services, by kind."""
 

@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "hips": "hips:DIR or hips:URL: the tiles of a HiPS",
     "hips2fits": "hips2fits:HIPS_ID or hips2fits:HIPS_ID@URL: a hips2fits service",
     "legacy": "legacy:LAYER or legacy:LAYER@URL: the Legacy Surveys viewer",
+    "sia": "sia:URL: the query address of an SIA service",
     "synthetic": "synthetic: made-up galaxies, for tests and benchmarks",
 }
 """The kinds of source that exist, and how each is written."""
@@ -48,6 +49,10 @@ class SourceSpec:
     """Side of the survey's pixels, to which the counts of a HiPS refer, arcsec."""
     requests_per_s: float | None = None
     """What the survey's host may be asked for; None: the recipe's."""
+    collection: str | None = None
+    """Of an archive: only its images."""
+    product: str | None = None
+    """Of an archive: only images of this ``dataproduct_subtype``."""
     survey: str = ""
     """Name of the survey that describes it; empty: the user wrote it out."""
     credit: str = ""
@@ -59,6 +64,8 @@ class SourceSpec:
             raise SourceError(self.text, _unknown(self.text))
         if not self.address and self.kind != "synthetic":
             raise SourceError(self.text, f"says no path; write {KINDS[self.kind]}")
+        if self.kind == "sia" and not self.servers:
+            raise SourceError(self.text, f"is no address; write {KINDS[self.kind]}")
         for server in self.servers:
             if not server.startswith(("https://", "http://")) or "@" in server:
                 raise SourceError(
@@ -111,6 +118,8 @@ class SourceSpec:
             survey.mask_bits,
             survey.pixel_scale_arcsec,
             survey.requests_per_s,
+            survey.collection,
+            survey.product,
             PurePath(text).stem,
             survey.credit,
             survey.licence,
@@ -134,7 +143,7 @@ class SourceSpec:
     @property
     def servers(self) -> tuple[str, ...]:
         """Where a service is asked: the addresses behind ``@``, comma-separated, or the usual ones."""
-        if self.kind == "hips":
+        if self.kind in {"hips", "sia"}:
             return (self.address,) if self.address.startswith(("https://", "http://")) else ()
         _, _, named = self.address.partition("@")
         return tuple(named.split(",")) if named and self.kind in SERVERS else SERVERS.get(self.kind, ())

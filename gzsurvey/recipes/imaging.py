@@ -26,6 +26,10 @@ class SurveyImages(Section):
     """Pattern of mask files of a mosaic."""
     mask_bits: int = -1
     """Mask bits to avoid; -1 is any."""
+    collection: str | None = None
+    """Of an archive that `sia:` asks: only its images."""
+    product: str | None = None
+    """Of such an archive: only images of this ``dataproduct_subtype``, so that no weight map is taken for one."""
     requests_per_s: Annotated[float, Field(gt=0, le=10_000)] | None = None
     """What its host may be asked for, of all workers together, instead of the recipe's."""
     credit: str

@@ -30,6 +30,8 @@ class SourceRecord(Section):
     mask_bits: int = -1
     pixel_scale_arcsec: float | None = None
     requests_per_s: float | None = None
+    collection: str | None = None
+    product: str | None = None
     survey: str = ""
     credit: str = ""
     licence: str = ""

@@ -13,8 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import astropy.units as u
 import numpy as np
+import votables
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 from PIL import Image
@@ -69,6 +73,12 @@ class Services:
     rewrite: Callable[[Query], Query] = lambda query: query
     """What the server takes a query for."""
     legacy_native: float = 0.262
+    archive: dict[str, tuple[str, NDArray[np.float32], WCS]] = field(default_factory=dict)
+    """Band, pixels and WCS of the images that SIA, DataLink and SODA serve, by name."""
+    longest_list: int = 1000
+    """Rows after which SIA answers are cut."""
+    token: str | None = None
+    """Without it the archive answers 401."""
     url: str = ""
     log: list[Seen] = field(default_factory=list)
     open_connections: set[tuple[str, int]] = field(default_factory=set)
@@ -157,6 +167,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(*self._hips2fits(query))
         elif path.startswith("/viewer/cutout."):
             self._send(200, "image/fits", self._legacy(query))
+        elif path.startswith("/archive/"):
+            self._archive(path.removeprefix("/archive/"), query)
         elif path.startswith("/hips/") and self.services.folder is not None:
             file = self.services.folder / path.removeprefix("/hips/")
             self._send(200, "application/octet-stream", file.read_bytes()) if file.is_file() else self._not_found()
@@ -202,6 +214,26 @@ class Handler(BaseHTTPRequestHandler):
             header[f"BAND{number}"] = band
         cube = np.stack([np.nan_to_num(sky.seen(band, wcs, (size, size))) for band in bands])
         return fits_bytes(cube, header)
+
+    def _archive(self, what: str, query: Query) -> None:
+        services = self.services
+        if services.token and self.headers.get("Authorization") != f"Bearer {services.token}":
+            self._send(401, "text/plain", b"token expired")
+        elif what in {"sia2", "sia1"} and what.endswith("2") != query["POS"].startswith("CIRCLE"):
+            self._send(200, "text/xml", votables.error("POS is not understood"))
+        elif what in {"sia2", "sia1", "flat"}:
+            self._send(200, "text/xml", votables.images(services, what, query))
+        elif what == "datalink":
+            self._send(200, "text/xml", votables.links(services.url, query["ID"]))
+        elif what == "soda":
+            self._soda(*services.archive[query["ID"]], *map(float, query["CIRCLE"].split()))
+        else:
+            _, pixels, wcs = services.archive[what.removesuffix(".fits")]
+            self._send(200, "image/fits", fits_bytes(pixels, votables.header(wcs)))
+
+    def _soda(self, _: str, pixels: NDArray[np.float32], wcs: WCS, ra: float, dec: float, radius: float) -> None:
+        cut = Cutout2D(pixels, SkyCoord(ra, dec, unit="deg"), 2 * radius * u.deg, wcs, mode="partial")
+        self._send(200, "image/fits", fits_bytes(cut.data, votables.header(cut.wcs)))
 
     def _fault(self, fault: Fault, path: str, query: Query) -> None:
         if fault in {"429", "503"}:

@@ -77,6 +77,6 @@ def test_a_survey_of_ones_own(tmp_path: Path) -> None:
     assert SourceSpec.parse(str(path), "H,H,H").zeropoints == ("MAGZPT",) * 3
     with pytest.raises(SourceError, match="says no zero point of band 'Y'; name some of g, r, Z, H"):
         SourceSpec.parse(str(path), "g,r,Y")
-    path.write_text(text.replace("title", "tittle"))
+    path.write_text(text.replace("title", "titles"))
     with pytest.raises(RecipeError, match="did you mean 'title'"):
         SourceSpec.parse(str(path))

@@ -75,7 +75,7 @@ class Client:
         self,
         ask: Callable[[str], requests.Response],
         decode: Callable[[bytes], T],
-        key: str,
+        key: str | None,
         tries: int | None = None,
     ) -> T:
         """Return what was asked for, decoded.
@@ -87,7 +87,7 @@ class Client:
         decode : callable
             Checks and decodes a body; raises `UnfitReply`.
         key : str
-            Names what is asked for, whatever the server, for the cache.
+            Names what is asked for, whatever the server, for the cache; None: not kept.
         tries : int, optional
             Instead of the politeness's.
 
@@ -100,7 +100,7 @@ class Client:
         gzsurvey.errors.SourceFault
             It has not given anything for a while.
         """
-        kept = self._kept(decode, key)
+        kept = None if key is None else self._kept(decode, key)
         if kept is not None:
             return kept
         tries = tries or self.politeness.tries
@@ -118,7 +118,8 @@ class Client:
             else:
                 self._note(lost=False)
                 self._count(body)
-                self._cache.put(key, body)
+                if key is not None:
+                    self._cache.put(key, body)
                 return decoded
             if not self._pause(server, failure, attempt, tries):
                 break
