@@ -19,7 +19,7 @@ from gzsurvey.cutouts import headers
 from gzsurvey.cutouts.remote.client import Client, UnfitReply
 from gzsurvey.cutouts.remote.decode import FitsImage, fits_image
 from gzsurvey.cutouts.source import Request
-from gzsurvey.errors import CutoutUnavailable, SourceError
+from gzsurvey.errors import CutoutUnavailable, GZSurveyError, SourceError
 from gzsurvey.status import Status
 
 BAND_COLUMNS = ("lsst_band", "energy_bandpassname", "band_name", "bandpass_name", "filter_name", "filter", "band")
@@ -70,10 +70,12 @@ class Held(Generic[T]):
         if known is None:
             try:
                 future.set_result(make())
-            except Exception as error:  # noqa: BLE001 - it is raised below, in every thread that asks
+            except GZSurveyError as error:
                 future.set_exception(error)
                 with self._lock:
                     self._futures.pop(key, None)
+            finally:
+                future.cancel()  # nothing where it is done; else threads would wait for ever
         return future.result()
 
 
