@@ -232,7 +232,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, "image/fits", fits_bytes(pixels, votables.header(wcs)))
 
     def _soda(self, _: str, pixels: NDArray[np.float32], wcs: WCS, ra: float, dec: float, radius: float) -> None:
-        cut = Cutout2D(pixels, SkyCoord(ra, dec, unit="deg"), 2 * radius * u.deg, wcs, mode="partial")
+        with WCS_LOCK:
+            cut = Cutout2D(pixels, SkyCoord(ra, dec, unit="deg"), 2 * radius * u.deg, wcs, mode="partial")
         self._send(200, "image/fits", fits_bytes(cut.data, votables.header(cut.wcs)))
 
     def _fault(self, fault: Fault, path: str, query: Query) -> None:
