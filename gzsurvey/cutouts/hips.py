@@ -81,7 +81,8 @@ class Server:
         """Return a decoded file, or None where the server has none."""
         address = f"{hips.rstrip('/')}/{path}"
         try:
-            return self._client.fetch(lambda _: self._client.session.get(address), decode, address)
+            key = None if path == PROPERTIES else address
+            return self._client.fetch(lambda _: self._client.session.get(address), decode, key)
         except CutoutUnavailable as error:
             if error.status == Status.NO_IMAGE:
                 return None
