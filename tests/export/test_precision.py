@@ -16,7 +16,7 @@ from gzsurvey.errors import ExportError, OutputConflict
 from gzsurvey.export import agreement, export
 from gzsurvey.export.onnx import draft_card, keep
 from gzsurvey.export.pictures import Pictures, decode_thumbnails
-from gzsurvey.inference.session import OnnxModel
+from gzsurvey.inference import OnnxModel, choose_batch_size
 from gzsurvey.model.checkpoint import CheckpointInfo
 from gzsurvey.votes.fractions import expected_fractions
 
@@ -124,3 +124,21 @@ def test_refused_where_it_costs_too_much(
 def test_another_precision_under_the_same_name_is_refused(files: dict[str, Path], checkpoint: Path) -> None:
     with pytest.raises(OutputConflict, match="precision fp16, now fp32"):
         export([checkpoint], files["fp16"])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_half_precision_keeps_its_promise(files: dict[str, Path], exported: Path, images: np.ndarray) -> None:
+    model, exact = OnnxModel(files["fp16"], "cuda", batch_size=16), OnnxModel(exported, "cpu").run(images)
+    assert model.provider == "CUDAExecutionProvider"
+    whole, reversed_rows = model.run(images), model.run(images[::-1])
+    limit = agreement.LIMITS["fp16"]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(reversed_rows[name][::-1], values)
+        loss = agreement._loss(model, name, values, exact[name])
+        assert loss.mean <= limit.mean
+        assert loss.largest <= limit.largest
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_batch_is_measured(files: dict[str, Path]) -> None:
+    assert choose_batch_size(files["fp16"], "cuda") >= 32
