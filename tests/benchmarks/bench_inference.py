@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import platform
@@ -87,13 +88,15 @@ def write_models(network: Network, size: int, precisions: Sequence[str], folder:
     """Export as `gzsurvey export` does, without its comparison: random weights agree with nothing."""
     from onnx import helper
 
+    paths = {precision: folder / f"{precision}.onnx" for precision in precisions}
+    if all(path.is_file() for path in paths.values()):
+        return paths
+    folder.mkdir(parents=True, exist_ok=True)
     exact = to_onnx(PixelsToOutputs(network, OUTPUTS).eval(), size)
-    paths = {}
-    for precision in precisions:
+    for precision, path in paths.items():
         proto = lowered(exact, precision, invented_images(size))  # type: ignore[arg-type]
         helper.set_model_props(proto, card_of(network, size, precision).to_metadata())
-        paths[precision] = folder / f"{precision}.onnx"
-        paths[precision].write_bytes(proto.SerializeToString())
+        path.write_bytes(proto.SerializeToString())
     return paths
 
 
@@ -113,17 +116,12 @@ def torch_run(model: nn.Module, device: str, half: torch.dtype | None) -> Run:
 
 def torch_contestants(network: Network, device: str, batch: int, compiled: bool) -> Iterator[Contestant]:
     model = PixelsToOutputs(network, OUTPUTS).eval().to(device)
-    kinds: dict[str, torch.dtype | None] = {"float32": None}
-    if device == "cuda":
-        kinds["bfloat16"] = torch.bfloat16
-    for name, half in kinds.items():
-        yield Contestant(f"torch eager, {name}", torch_run(model, device, half), batch)
-    fast = PixelsToOutputs(network, OUTPUTS).eval().to(device).to(memory_format=torch.channels_last)
-    for name, half in kinds.items():
-        yield Contestant(f"torch eager, channels last, {name}", torch_run(fast, device, half), batch)
-        if compiled:
-            swift = torch.compile(fast, mode="max-autotune-no-cudagraphs" if device == "cuda" else None)
-            yield Contestant(f"torch compiled, channels last, {name}", torch_run(swift, device, half), batch)
+    half, name = (torch.bfloat16, "bfloat16") if device == "cuda" else (None, "float32")
+    yield Contestant("torch eager, float32", torch_run(model, device, None), batch)
+    fast = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    yield Contestant(f"torch eager, channels last, {name}", torch_run(fast, device, half), batch)
+    if compiled:
+        yield Contestant(f"torch compiled, channels last, {name}", torch_run(torch.compile(fast), device, half), batch)
 
 
 def plain(path: Path, device: str, threads: int) -> Run:
@@ -237,7 +235,7 @@ def measure(encoder: str, size: int, options: argparse.Namespace, rates: dict[st
         bound["bytes"] = rates["bytes"] / (2 * values)
     precisions = ("fp32", "fp16") if options.device == "cuda" else ("fp32", "int8")
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_models(network, size, precisions, Path(folder))
+        paths = write_models(network, size, precisions, (options.models or Path(folder)) / f"{encoder}-{size}")
         images = np.resize(invented_images(size, 64), (2048 if options.device == "cuda" else 32, 3, size, size))
         found = contestants(network, paths, options, images)
         for contestant in found:
@@ -264,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--models", type=Path, help="folder that keeps the exported files")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
