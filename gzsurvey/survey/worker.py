@@ -22,6 +22,7 @@ from gzsurvey.cutouts.source import Cutout, CutoutSource, Miss, Request
 from gzsurvey.errors import CardMismatch, SourceFault
 from gzsurvey.images.prepare import prepare_cutout
 from gzsurvey.inference import OnnxModel, predict
+from gzsurvey.inference.predict import to_model_input
 from gzsurvey.inference.provider import CPU
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import read_rows, write_block
@@ -218,10 +219,11 @@ def fill(runtime: Runtime, block: Block, targets: Columns, todo: list[int], rows
 
 
 def _answered(runtime: Runtime, wanted: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss, NDArray[Any] | None]]:
-    """Yield row, answer, and the prepared image of a cutout."""
+    """Yield row, answer, and the prepared image of a cutout in the model's layout."""
     preparation = runtime.model.card.preparation
     for row, answer in answers(runtime.sources, wanted, runtime.record.recipe.missing_limit):
-        yield row, answer, None if isinstance(answer, Miss) else prepare_cutout(answer.pixels, preparation)
+        image = None if isinstance(answer, Miss) else prepare_cutout(answer.pixels, preparation)
+        yield row, answer, None if image is None else to_model_input(image)
 
 
 def _noted(
@@ -247,7 +249,7 @@ def _noted(
             if name in values:
                 values[name][row] = value
         if row in kept:
-            rows.images[row] = image
+            rows.images[row] = np.moveaxis(image, 0, -1)
         yield row, image
 
 

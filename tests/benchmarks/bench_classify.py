@@ -39,9 +39,10 @@ from gzsurvey.images.prepare import prepare_cutout
 from gzsurvey.inference import OnnxModel, predict
 from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.recipes.survey import load_survey_recipe
-from gzsurvey.survey import plan, run
+from gzsurvey.survey import ledger, plan, run
 from gzsurvey.survey.job import Job
 from gzsurvey.survey.merged import merged
+from gzsurvey.survey.record import read_record
 from gzsurvey.survey.sources import requests
 
 JPEG_PX = 424
@@ -68,12 +69,14 @@ def classified(model: Path, targets: Path, images: Path, out: Path, options: arg
     changes = [f"provider={provider}", "preview_targets=0", "check_rows=0"]
     recipe = load_survey_recipe("survey", changes)
     job = Job(model, str(targets), (SourceSpec.parse(f"images:{images}"),), recipe, batch_size=options.batch_size)
-    kind: Any = {"kind": "none"} if options.workers == 1 else {"kind": "local", "workers": options.workers}
+    kind: Any = {"kind": "none"} if options.workers == 0 else {"kind": "local", "workers": options.workers}
     cluster = ClusterProfile(**kind, threads=options.threads)
     plan(job, out, cluster)
     start = time.perf_counter()
     summary = run(out, cluster)
-    return time.perf_counter() - start, summary
+    seconds = time.perf_counter() - start
+    providers = {entry.provider for entry in ledger.finished(out, read_record(out)).values()}
+    return seconds, f"{summary}\nproviders in the ledger: {', '.join(sorted(providers))}"
 
 
 def preparing(model: OnnxModel, targets: int, images: Path, threads: int) -> float:
@@ -114,10 +117,10 @@ def predicting(model: OnnxModel, seconds: float) -> float:
 def from_memory_map(model: OnnxModel, count: int, folder: Path) -> float:
     """Images per second of predicting prepared images out of a memory-mapped file."""
     size = model.input_shape[1]
-    stored = np.memmap(folder / "images.dat", np.uint8, "w+", shape=(count, size, size, 3))
+    stored = np.memmap(folder / "images.dat", np.uint8, "w+", shape=(count, 3, size, size))
     for start in range(0, count, 1000):
         part = stored[start : start + 1000]
-        part[:] = np.resize(invented_images(size, 64).transpose(0, 2, 3, 1), part.shape)
+        part[:] = np.resize(invented_images(size, 64), part.shape)
     start = time.perf_counter()
     predicted = sum(len(batch.rows) for batch in predict(model, enumerate(stored)))
     assert predicted == count
@@ -134,8 +137,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         seconds, summary = classified(path, targets, images, folder / f"run-{number}", options)
         found["end to end"].append(options.count / seconds)
         on = "cuda" if options.device == "cuda" else "cpu"
-        model = OnnxModel(path, on, options.threads * options.workers, options.batch_size)
-        threads = options.threads * options.workers
+        threads = options.threads * max(options.workers, 1)
+        model = OnnxModel(path, on, threads, options.batch_size)
         found["preparing alone"].append(preparing(model, min(options.count, 3000 * threads), images, threads))
         found["the model alone"].append(predicting(model, options.seconds))
         found["memory map"].append(from_memory_map(model, options.count, folder))
@@ -166,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=1, help="processes; 1: this one")
+    parser.add_argument("--workers", type=int, default=0, help="Dask workers; 0: this process alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of the model alone")
@@ -175,8 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
         found = measure(options, Path(folder))
     text = table(found["rates"], options.device)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}, {options.encoder} at "
-          f"{options.size} px, {options.workers} processes of {options.threads} threads, batch {options.batch_size}, "
+          f"{options.size} px, {options.workers} Dask workers, {options.threads} threads, batch {options.batch_size}, "
           f"{options.count:,} targets, peak memory {found['peak_mb']:.0f} MB\n\n{text}\n")  # fmt: skip
+    print(found["summary"])
     print(json.dumps(found, default=str))
     return text
 
