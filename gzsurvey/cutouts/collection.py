@@ -16,7 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -115,7 +115,7 @@ class ImageCollection(ABC):
         return len(self.names())
 
     def __reduce__(self) -> tuple[Callable[[Path], ImageCollection], tuple[Path]]:
-        return open_collection, (self.path,)
+        return _reopened, (self.path,)
 
 
 def open_collection(path: Path | str) -> ImageCollection:
@@ -151,6 +151,12 @@ def open_collection(path: Path | str) -> ImageCollection:
     if zipfile.is_zipfile(path):
         return ZipImages(path)
     return TarImages(path)
+
+
+@lru_cache(1)
+def _reopened(path: Path) -> ImageCollection:
+    """Open a collection that was sent to this process, once."""
+    return open_collection(path)
 
 
 def _matches(pattern: Path) -> list[Path]:

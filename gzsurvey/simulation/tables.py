@@ -184,13 +184,14 @@ def write_votes(training: Training, answers: Sequence[Path], out: Path) -> None:
     _write_parquet(catalogue[training.first < 0], out / "unlabelled.parquet")
     for campaign in training.campaigns:
         shown, probabilities, counts = (
-            np.concatenate([part[f"{campaign}/{name}"] for part in parts]) for name in ("rows", "probabilities", "votes")
+            np.concatenate([part[f"{campaign}/{name}"] for part in parts])
+            for name in ("rows", "probabilities", "votes")
         )
         tree = DecisionTree.load(campaign)
         votes = pd.DataFrame(counts, columns=list(tree.vote_columns), index=catalogue.index[shown])
         _write_parquet(pd.concat([catalogue.iloc[shown], votes], axis=1), out / "votes" / f"{campaign}.parquet")
-        names = [f"{column}_fraction" for column in tree.vote_columns]
-        truth = pd.DataFrame(probabilities.astype(np.float32), columns=names)
+        columns = [f"{column}_fraction" for column in tree.vote_columns]
+        truth = pd.DataFrame(probabilities.astype(np.float32), columns=columns)
         truth.insert(0, "id", training.ids[shown])
         _write_parquet(truth, out / "truth" / f"{campaign}.parquet")
     _write_rings(training, galaxies, out / "rings.csv")
