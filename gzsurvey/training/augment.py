@@ -203,7 +203,7 @@ def _sent(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == "cpu":
         return tensors
     flat = torch.cat([tensor.flatten() for tensor in tensors]).pin_memory().to(device, non_blocking=True)
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 

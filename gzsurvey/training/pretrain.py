@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ class Pretraining:
         self.order = choose_order(recipe, self.galaxies.training, self.galaxies.voted)
         refuse_unequal_parts(self.order.batch_size, self.world.size, recipe.accumulate)
         self.waiting = Waiting()
+        self._draws = lru_cache(2)(self._draw)
         self._kept: dict[torch.dtype, list[torch.Tensor]] = {}
         steps = recipe.epochs * self.order.steps_per_epoch
         self.steps = steps if recipe.steps is None else min(steps, recipe.steps)
@@ -191,6 +192,7 @@ class Pretraining:
         passes = [partial(self._pass, batch, votes, slice(i * n, (i + 1) * n)) for i in range(self.recipe.accumulate)]
         whole = whole_gradient(self.model, passes, counts, self.world, self.scaler)
         finite = job.descend(self.model, self.optimiser, self.recipe.optimiser, self.scaler, whole.total)
+        self._draws(batch.step + 1)  # while a GPU is still at work
         self._count(batch, whole, counts, finite)
 
     def _keep_buffers(self) -> None:
@@ -221,10 +223,14 @@ class Pretraining:
 
     def _views(self, batch: Batch, part: slice) -> tuple[torch.Tensor, ...]:
         images = as_input(batch.images[part].to(self.device, non_blocking=True))
-        seeds = (seed_of(self.recipe.seed, batch.step, view) for view in range(self.model.views))
-        draws = [draw(self.recipe.augmentation, self.order.batch_size, seed)[self.seen.rows] for seed in seeds]
+        draws = [drawn[self.seen.rows] for drawn in self._draws(batch.step)]
         # In one go: on a GPU, starting the many small operations takes longer than they do.
-        return augment(torch.cat([images] * len(draws)), Draws.joined(draws)).split(len(images))
+        return torch.chunk(augment(torch.cat([images] * len(draws)), Draws.joined(draws)), len(draws))
+
+    def _draw(self, step: int) -> list[Draws]:
+        """Draw the views of a whole batch: the same whenever it is asked."""
+        seeds = (seed_of(self.recipe.seed, step, view) for view in range(self.model.views))
+        return [draw(self.recipe.augmentation, self.order.batch_size, seed) for seed in seeds]
 
     def _after_step(self, interruption: job.Interruption) -> None:
         """Save where it is time, and stop where it was asked for."""
