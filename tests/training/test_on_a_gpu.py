@@ -28,7 +28,7 @@ BASE = {
     "byol": {"hidden": 64, "projection": 32},
     "hybrid": {"dropout": 0.0},  # its draws differ between devices
 }
-TOLERANCE = {"float32": 0.005, "bfloat16": 0.03, "float16": 0.01}
+TOLERANCE = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.02}
 """Of the losses of a first step, relative or absolute: TF32 and float16 keep 10 bits, bfloat16 7, through 18 layers."""
 
 
@@ -94,11 +94,11 @@ def test_resuming_goes_on(store_path: Path, tmp_path: Path) -> None:
 def test_a_compiled_encoder_learns(store: Store, tmp_path: Path) -> None:
     plain = after_one_step(training(store, tmp_path / "plain", "cuda"))
     compiled = after_one_step(training(store, tmp_path / "compiled", "cuda", compile="online"))
-    assert compiled["contrastive"] == pytest.approx(plain["contrastive"], abs=0.03)
+    assert compiled["contrastive"] == pytest.approx(plain["contrastive"], abs=TOLERANCE["bfloat16"])
 
 
 def test_torchrun_with_nccl(store_path: Path, tmp_path: Path) -> None:
-    """One process per GPU that is here: NCCL, and torch's synchronised batch norm where there are several."""
+    """One process per GPU that is here; only where there are several do they send messages."""
     content = BASE | {"steps": 4, "patience": None}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(content))
@@ -112,11 +112,11 @@ def test_torchrun_with_nccl(store_path: Path, tmp_path: Path) -> None:
 
 
 def test_synchronised_batch_norm_of_one_process_is_batch_norm(store: Store, tmp_path: Path) -> None:
-    """By NCCL and torch's own layer, in a process of its own; one GPU is enough to run the whole path."""
+    """Torch's own layers, in a group of NCCL; alone in it, they send no messages."""
     script = Path(__file__).with_name("one_nccl_process.py")
     ended = subprocess.run([sys.executable, str(script), str(store.path), str(tmp_path)],
                            capture_output=True, text=True, timeout=300)  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]
     said = json.loads(ended.stdout.splitlines()[-1])
     assert said["layers"] > 10
-    assert said["synchronised"] == pytest.approx(said["alone"], abs=0.03)
+    assert said["synchronised"] == pytest.approx(said["alone"], abs=TOLERANCE["bfloat16"])
