@@ -306,14 +306,16 @@ def detectability(
 @click.argument("checkpoints", nargs=-1, required=True)
 @click.argument("model", type=File)
 @click.option("--campaign", default=None, help="Whose volunteers a catalogue imitates. [default: most training votes]")
-def export(checkpoints: tuple[str, ...], model: Path, campaign: str | None) -> None:
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", help="Of encoders.")
+@click.option("--dataset", type=Directory, default=None, metavar="STORE", help="To quantise, compare, calibrate on.")
+def export(checkpoints: tuple[str, ...], model: Path, **options: Any) -> None:
     """Write one self-contained ONNX file, compared with torch before it is kept.
 
     Example: gzsurvey export rings model.onnx
     """
     from gzsurvey.export import export as write
 
-    click.echo(write(checkpoints, model, campaign))
+    click.echo(write(checkpoints, model, **options))
 
 
 def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:

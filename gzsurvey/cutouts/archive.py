@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import logging
-import threading
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import astropy.units as u
 import numpy as np
 from astropy.io.votable import parse as parse_votable
 
 from gzsurvey.cutouts import headers
+from gzsurvey.cutouts.held import Held
 from gzsurvey.cutouts.remote.client import Client, UnfitReply
 from gzsurvey.cutouts.remote.decode import FitsImage, fits_image
 from gzsurvey.cutouts.source import Request
-from gzsurvey.errors import CutoutUnavailable, GZSurveyError, SourceError
+from gzsurvey.errors import CutoutUnavailable, SourceError
 from gzsurvey.status import Status
 
 BAND_COLUMNS = ("lsst_band", "energy_bandpassname", "band_name", "bandpass_name", "filter_name", "filter", "band")
@@ -32,7 +31,6 @@ LINKS = 4096
 """DataLink documents held at a time."""
 WHOLE_IMAGES = 8
 """Images held at a time that an archive gives only whole."""
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -51,34 +49,6 @@ class ArchiveImage:
     """Whether `url` is a DataLink document, not the image."""
 
 
-@dataclass
-class Held(Generic[T]):
-    """What threads need in common, made by the first of them, the last used kept."""
-
-    limit: int
-    _futures: dict[Hashable, Future[T]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what `make` returned, or raised, for this key."""
-        with self._lock:
-            known = self._futures.pop(key, None)
-            future: Future[T] = known or Future()
-            self._futures[key] = future
-            while len(self._futures) > self.limit:
-                self._futures.pop(next(iter(self._futures)))
-        if known is None:
-            try:
-                future.set_result(make())
-            except GZSurveyError as error:
-                future.set_exception(error)
-                with self._lock:
-                    self._futures.pop(key, None)
-            finally:
-                future.cancel()  # nothing where it is done; else threads would wait for ever
-        return future.result()
-
-
 class Archive:
     """One SIA service, of version 2 or 1, whichever it answers to.
 
@@ -95,12 +65,13 @@ class Archive:
     def __init__(self, client: Client, collection: str | None, product: str | None) -> None:
         self._client, self._collection, self._product = client, collection, product
         self._searches: tuple[Callable[[float, float, float], Any], ...] = (self._sia2, self._sia1)
-        self.forget()
+        self._links: Held[Any] = Held(LINKS)
+        self._whole: Held[FitsImage] = Held(WHOLE_IMAGES)
 
     def forget(self) -> None:
         """Let go of links, which expire, and of images."""
-        self._links: Held[Any] = Held(LINKS)
-        self._whole: Held[FitsImage] = Held(WHOLE_IMAGES)
+        self._links.forget()
+        self._whole.forget()
 
     def search(self, ra_deg: float, dec_deg: float, radius_deg: float) -> tuple[list[ArchiveImage], bool]:
         """List the images that touch a circle.

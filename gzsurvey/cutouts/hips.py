@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gzsurvey.cutouts.held import Held, Visits
 from gzsurvey.cutouts.hips_sky import HipsProperties, Sampling, Tile, tile_path
 from gzsurvey.cutouts.planes import Flux, picture_cutout
 from gzsurvey.cutouts.remote.client import Client, UnfitReply
@@ -93,28 +94,6 @@ class Server:
         return self._client.demand(requests)
 
 
-@dataclass
-class _Tiles:
-    """Tiles being fetched or held, by HiPS."""
-
-    shelf: Shelf
-    decode: Any
-    extension: str
-    pool: ThreadPoolExecutor
-    budget: int
-    _held: OrderedDict[tuple[str, Tile], Future[Image | None]] = field(default_factory=OrderedDict)
-
-    def ask(self, hips: str, tile: Tile) -> Future[Image | None]:
-        """Start to fetch a tile, unless it is here."""
-        key = (hips, tile)
-        if key not in self._held:
-            self._held[key] = self.pool.submit(self.shelf.read, hips, tile_path(tile, self.extension), self.decode)
-            while len(self._held) > self.budget:
-                self._held.popitem(last=False)
-        self._held.move_to_end(key)
-        return self._held[key]
-
-
 class HipsSource:
     """Cutouts from one HiPS, or from one per band.
 
@@ -149,32 +128,34 @@ class HipsSource:
             scale = spec.counts_scale(first.original_arcsec)
             self._per_count = {name: self._flux.per_count(name, scale) for name in names}
         self._grid = first
+        self._pool = ThreadPoolExecutor(shelf.threads, thread_name_prefix="tiles")
+        self._tiles: Held[Image | None] = Held(self._tile_budget)
+        self._visits = Visits(self._tiles.forget_failures)
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss]]:
         """Yield ``(request.row, answer)`` for each request, in the order of tiles."""
-        if not requests:
-            return
-        ordered = sorted(requests, key=self._centre)
         waiting: deque[tuple[Request, Sampling, list[list[Future[Image | None]]]]] = deque()
         held = 0
-        pool = ThreadPoolExecutor(self._shelf.threads, thread_name_prefix="tiles")
-        try:
-            tiles = _Tiles(self._shelf, self._decode, self._extension, pool, self._tile_budget)
-            for request in ordered:
+        with self._visits.visit():
+            for request in sorted(requests, key=self._centre):
                 sampling = self._sampling(request)
-                asked = [
-                    [tiles.ask(hips, (sampling.order, number)) for number in sampling.tiles]
-                    for hips in self._hips.values()
-                ]
-                waiting.append((request, sampling, asked))
+                waiting.append((request, sampling, self._asked(sampling)))
                 held += sampling.bytes
                 while held > AHEAD_BYTES:
                     held -= waiting[0][1].bytes
                     yield self._answer(*waiting.popleft())
             while waiting:
                 yield self._answer(*waiting.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _asked(self, sampling: Sampling) -> list[list[Future[Image | None]]]:
+        """Start to fetch the tiles of a cutout, band by band, unless they are here."""
+
+        def started(hips: str, tile: Tile) -> Future[Image | None]:
+            path = tile_path(tile, self._extension)
+            start = partial(self._pool.submit, self._shelf.read, hips, path, self._decode)
+            return self._tiles.future((hips, tile), start)
+
+        return [[started(hips, (sampling.order, number)) for number in sampling.tiles] for hips in self._hips.values()]
 
     def probe(self) -> None:
         """Do nothing: opening has read ``properties``."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.cutouts.ahead import answer_each
 from gzsurvey.cutouts.archive import Archive, ArchiveImage
+from gzsurvey.cutouts.held import Visits
 from gzsurvey.cutouts.planes import Flux, Plane
 from gzsurvey.cutouts.remote.client import Client
 from gzsurvey.cutouts.source import Cutout, Demand, Miss, Request
@@ -45,6 +46,7 @@ class SiaSource:
         self._client, self._limit = client, missing_limit
         self._flux = replace(Flux.of(spec, preparation), pixel_arcsec=None)
         self._archive = Archive(client, spec.collection, spec.product)
+        self._visits = Visits(self._archive.forget)
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss]]:
         """Yield ``(request.row, answer)`` for each request, in order.
@@ -56,12 +58,12 @@ class SiaSource:
         """
         if not requests:
             return
-        self._archive.forget()
-        by_band: defaultdict[str, list[ArchiveImage]] = defaultdict(list)
-        for image in self._images(requests).values():
-            by_band[image.band].append(image)
         threads = self._client.politeness.connections
-        yield from answer_each(requests, lambda request: self._answer(request, by_band), threads, 2 * threads)
+        with self._visits.visit():
+            by_band: defaultdict[str, list[ArchiveImage]] = defaultdict(list)
+            for image in self._images(requests).values():
+                by_band[image.band].append(image)
+            yield from answer_each(requests, lambda request: self._answer(request, by_band), threads, 2 * threads)
 
     def probe(self) -> None:
         """Ask which images there are at one place.

@@ -19,7 +19,7 @@ from gzsurvey.cutouts.open import check_source, open_source, pixel_scale_arcsec
 from gzsurvey.cutouts.source import Demand, RemoteSource
 from gzsurvey.errors import RecipeError, TableError
 from gzsurvey.images.frame import field_of_view
-from gzsurvey.inference import OnnxModel
+from gzsurvey.inference import OnnxModel, choose_batch_size
 from gzsurvey.outputs.columns import TARGET_ID, Column, Layout, Stored, choose_campaigns
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import ArraySpec, create_arrays, settle
@@ -107,7 +107,7 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     gzsurvey.errors.GZSurveyError
         Model, targets and source do not fit, or there is no room.
     """
-    model = OnnxModel(job.model, job.provider, 1, job.images_per_batch)
+    model = OnnxModel(job.model, job.recipe.provider)
     indexes = tuple(
         check_source(absolute(spec), model.card.preparation, politeness=job.recipe.politeness) for spec in job.sources
     )
@@ -132,7 +132,7 @@ def dry_run(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     gzsurvey.errors.GZSurveyError
         Model, targets and source do not fit.
     """
-    model = OnnxModel(job.model, job.provider, 1, job.images_per_batch)
+    model = OnnxModel(job.model, job.recipe.provider)
     indexes = tuple(
         check_source(absolute(spec), model.card.preparation, politeness=job.recipe.politeness) for spec in job.sources
     )
@@ -154,7 +154,15 @@ def _draft(
     width, notes = _cutout_width(job, model, targets)
     arrays = array_specs(model.card, targets)
     _check_columns(job, model, targets)
+    model = _with_its_batch(job, model)
     return _Draft(model, indexes, inputs, hashes, replace(targets, notes=(*targets.notes, *notes)), width, arrays)
+
+
+def _with_its_batch(job: Job, model: OnnxModel) -> OnnxModel:
+    """Return the model with the batch size of the run, measured where it is to be chosen."""
+    wanted = job.images_per_batch
+    size = choose_batch_size(job.model, job.recipe.provider) if wanted == "auto" else wanted
+    return model if size == model.batch_size else OnnxModel(job.model, job.recipe.provider, 1, size)
 
 
 def _check_columns(job: Job, model: OnnxModel, targets: Targets) -> None:
@@ -268,8 +276,8 @@ def _record(job: Job, draft: _Draft, workers: int, seen: Look, demands: Sequence
         targets_sha256=draft.targets_sha256,
         sources=sources,
         recipe=job.recipe,
-        batch_size=job.images_per_batch,
-        provider=job.provider,
+        batch_size=draft.model.batch_size,
+        provider=job.recipe.provider,
         rows=rows,
         block_rows=block_length(rows, workers, job.recipe.block_rows),
         has_positions=draft.targets.has_positions,
