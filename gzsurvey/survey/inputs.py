@@ -65,7 +65,12 @@ def identity(job: Job, model_sha256: str, targets: dict[str, str], indexes: Sequ
     indexes : sequence of Path or None
         One per source.
     """
-    return {
+    described = {
+        "masks": [(spec.mask, spec.mask_bits) for spec in map(absolute, job.sources) if spec.mask is not None],
+        "pixel scales": [spec.pixel_scale_arcsec for spec in job.sources if spec.pixel_scale_arcsec is not None],
+        "collections": [(spec.collection, spec.product) for spec in job.sources if spec.collection or spec.product],
+    }
+    return {name: value for name, value in described.items() if value} | {
         "model": model_sha256,
         "targets": _together(targets.values()),
         "cutouts": [absolute(spec).text for spec in job.sources],

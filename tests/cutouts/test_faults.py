@@ -38,7 +38,7 @@ def target_of(query: Query) -> int:
     return round((float(query["ra"]) - RA) / STEP_DEG)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_thousand_targets_through_a_fifth_of_faults(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     drawn = rng.choice(["", *FAULTS], 3 * TARGETS, p=[1 - sum(FAULTS.values()), *FAULTS.values()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,6 @@ from gzsurvey.status import Status
 
 PREPARATION = Preparation(image_size=48)
 QUICK = Politeness(requests_per_s=500, connections=4, tries=3, backoff_s=0.01, timeout_s=0.3, cache_mb=0)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sky]:
-    folder = tmp_path_factory.mktemp("hips")
-    return folder, write_hips(folder / "equatorial")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +115,9 @@ def test_each_tile_is_fetched_once_per_block(services: Services) -> None:
     services.log.clear()
     wanted = [ask(x, y, n, SCALE, 32) for n, (x, y) in enumerate((x, y) for x in range(200, 400, 20)
                                                                  for y in range(200, 400, 20))]  # fmt: skip
-    answers = [answer for _, answer in source.fetch(wanted)]
+    with ThreadPoolExecutor(2) as fetchers:
+        halves = fetchers.map(lambda part: list(source.fetch(part)), (wanted[:50], wanted[50:]))
+    answers = [answer for half in halves for _, answer in half]
     assert all(isinstance(answer, Cutout) for answer in answers)
     counts = Counter(request.path for request in services.log)
     assert set(counts.values()) == {1}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from loopback import Services, serving
+from loopback import Services, Sky, serving
 from numpy.typing import NDArray
-from skies import GALAXIES, SCALE, assert_same_galaxy, position, write_hips
+from skies import GALAXIES, SCALE, assert_same_galaxy, position
 
 from gzsurvey.cutouts.open import open_source
 from gzsurvey.cutouts.source import Cutout, Request
@@ -23,9 +23,8 @@ POLITE = Politeness(requests_per_s=500, cache_mb=0)
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    folder = tmp_path_factory.mktemp("survey")
-    sky = write_hips(folder)
+def services(made: tuple[Path, Sky]) -> Iterator[Services]:
+    folder, sky = made
     header = sky.wcs.to_header()
     header["BUNIT"], header["FILTER"] = "nanomaggy", "r"
     fits.writeto(folder / "mosaic.fits", sky.planes["r"], header)
@@ -47,8 +46,8 @@ def test_sources_agree(services: Services, scale: float, tmp_path: Path, monkeyp
 
     mosaic = plane(f"mosaic:{services.folder}/mosaic.fits")
     for text in (
-        f"hips:{services.folder}/r",
-        f"hips:{services.url}/hips/r",
+        f"hips:{services.folder}/equatorial/r",
+        f"hips:{services.url}/hips/equatorial/r",
         f"hips2fits:SIM/P/r@{services.url}/hips2fits",
         f"legacy:ls-dr10@{services.url}/viewer",
     ):
