@@ -19,6 +19,7 @@ from gzsurvey.cutouts.legacy import LegacySource
 from gzsurvey.cutouts.mosaic import MISSING_LIMIT, MosaicSource
 from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, build_index
 from gzsurvey.cutouts.remote.client import Client
+from gzsurvey.cutouts.remote.token import token
 from gzsurvey.cutouts.sia import SiaSource
 from gzsurvey.cutouts.source import CutoutSource, RemoteSource
 from gzsurvey.cutouts.spec import SourceSpec
@@ -30,7 +31,6 @@ from gzsurvey.recipes.remote import Politeness
 POLITE = Politeness()
 REPLIES = "replies"
 """Folder of the user's cache with what services sent."""
-TOKEN_VARIABLE = "GZSURVEY_TOKEN"  # noqa: S105 - the name of a variable
 REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {
     "hips2fits": Hips2fitsSource,
     "legacy": LegacySource,
@@ -158,7 +158,7 @@ def open_source(
 def _client(spec: SourceSpec, politeness: Politeness) -> Client:
     if spec.requests_per_s is not None:
         politeness = politeness.model_copy(update={"requests_per_s": spec.requests_per_s})
-    return Client(spec.text, spec.servers, politeness, cache_folder() / REPLIES, os.environ.get(TOKEN_VARIABLE))
+    return Client(spec.text, spec.servers, politeness, cache_folder() / REPLIES, token())
 
 
 def read_index(path: Path) -> MosaicIndex:

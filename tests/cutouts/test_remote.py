@@ -17,6 +17,7 @@ from gzsurvey.cutouts.remote.budget import HostBudget, Hosts
 from gzsurvey.cutouts.remote.cache import ReplyCache
 from gzsurvey.cutouts.remote.client import LOST_IN_A_ROW, Client
 from gzsurvey.cutouts.remote.decode import FitsImage, fits_image
+from gzsurvey.cutouts.remote.token import token, use_token_file
 from gzsurvey.errors import CutoutUnavailable, SourceError, SourceFault
 from gzsurvey.recipes.remote import Politeness
 from gzsurvey.status import Status
@@ -239,3 +240,18 @@ def test_no_credentials_over_plain_http(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(CutoutUnavailable):
             get(client, server)
     assert [("Authorization" in headers) for headers in sent] == [False, True]
+
+
+def test_a_token_file_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GZSURVEY_TOKEN", "")
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    file.chmod(0o640)
+    with pytest.raises(SourceError, match="others may read it; 'chmod 600 token'") as caught:
+        use_token_file(None, None, file)
+    assert "secret" not in str(caught.value)
+    file.chmod(0o600)
+    use_token_file(None, None, file)
+    assert token() == "secret"
+    use_token_file(None, None, None)
+    assert token() == "secret"
