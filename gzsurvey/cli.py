@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gzsurvey import __version__
+from gzsurvey.cutouts.remote.token import use_token_file
 from gzsurvey.errors import GZSurveyError
 from gzsurvey.progress import Progress, is_first_process
 
@@ -323,7 +324,7 @@ def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--model", type=ExistingFile, required=True, help="An ONNX file with its card."),
         click.option("--targets", required=True, help="Table of positions, or a quoted glob of tables."),
-        click.option("--cutouts", multiple=True, required=True, metavar="SOURCE", help="mosaic:..., images:..., ..."),
+        click.option("--cutouts", multiple=True, required=True, metavar="SOURCE", help="mosaic:..., a survey, ..."),
         click.option("--out", "run_dir", type=Directory, required=True, metavar="RUN", help="Where the run lives."),
         click.option("--recipe", default="survey", help="Shipped name or YAML file."),
         click.option("--footprint", default=None, help="A MOC file, circle(RA,DEC,RADIUS), box(...), polygon(...)."),
@@ -334,6 +335,7 @@ def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--bands", default=None, metavar="B1,B2,B3", help="The source's names for the model's bands."),
         click.option("--zeropoints", default=None, metavar="Z1,Z2,Z3", help="AB magnitude of one count, or keywords."),
         click.option("--cluster", default="laptop", help="none, laptop, a profile, or tcp://HOST:PORT."),
+        click.option("--token-file", type=ExistingFile, callback=use_token_file, expose_value=False),
         click.option("--batch-size", type=click.IntRange(1, 4096), default=None, help="Instead of the recipe's."),
         click.option("--limit", type=click.IntRange(min=1), default=None, help="Only the first N targets."),
         click.option("--id-column", default=None, help="One name, or several to be joined: release,brickid,objid."),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gzsurvey.recipes.base import Section, load
+from gzsurvey.recipes.remote import Politeness
 from gzsurvey.resources import RECIPES, find
 
 
@@ -30,6 +31,8 @@ class SurveyRecipe(Section):
     """Random targets that `plan` looks at: picture, distance from training, speed."""
     check_rows: Annotated[int, Field(ge=0, le=100_000)]
     """Random rows kept as the model saw them, in ``checks/``."""
+    politeness: Politeness = Politeness()
+    """How services on the network are asked."""
 
 
 def load_survey_recipe(name_or_path: str = "survey", overrides: Iterable[str] = ()) -> SurveyRecipe:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gzsurvey.cutouts.remote.budget import HOSTS
 from gzsurvey.cutouts.source import Cutout, CutoutSource, Miss, Request
 from gzsurvey.errors import CardMismatch, SourceFault
 from gzsurvey.images.prepare import prepare_cutout
@@ -59,6 +60,8 @@ class BlockTask:
     threads: int = 1
     """Of the model on a CPU; with a GPU, those that fetch and prepare images for it."""
     attempt: int = 1
+    workers: int = 1
+    """How many processes work on the run: they share what a host may be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
 
 
 def _work(task: BlockTask, run: Path, started: float) -> ledger.LedgerEntry:
+    HOSTS.share(task.workers)
     runtime = open_runtime(run, task.session, task.threads)
     block = runtime.record.blocks[task.block]
     targets = read_block_targets(run, task.block)
