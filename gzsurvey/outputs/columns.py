@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gzsurvey.card import Card, ClassesHead, NumberHead, TaskHead, VotesHead
 from gzsurvey.errors import CardMismatch, TableError
@@ -68,6 +69,14 @@ class Column:
     def numpy(self) -> np.dtype[np.generic]:
         """Big-endian type of one cell, as FITS stores it."""
         return np.dtype(f"S{self.width}" if self.dtype == "A" else _NUMPY[self.dtype])
+
+    def is_null(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which values stand for "nothing": NaN, blank, or `null`; bool, shape (N,)."""
+        if self.dtype in "ED":
+            return np.asarray(np.isnan(values))
+        if self.dtype == "A":
+            return np.asarray(values == "")
+        return np.zeros(len(values), bool) if self.null is None else np.asarray(values == self.null)
 
     @property
     def short_description(self) -> str:

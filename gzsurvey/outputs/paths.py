@@ -105,3 +105,8 @@ class RunPaths:
     def report(self) -> Path:
         """The page of the run."""
         return self.run / "report.html"
+
+
+def parts_list(product: Path) -> Path:
+    """List the parts, in row order, of a FITS product too large for one file; they lie beside this list."""
+    return product.with_suffix("") / "parts.txt"

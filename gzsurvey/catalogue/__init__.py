@@ -1,0 +1,6 @@
+"""Catalogues of finished runs: read them, and choose from them."""
+
+from gzsurvey.catalogue.query import Answer, query
+from gzsurvey.catalogue.read import read_catalogue
+
+__all__ = ["Answer", "query", "read_catalogue"]

@@ -1,0 +1,33 @@
+"""Commands for the catalogue of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gzsurvey.cli.command import Command, Directory, File, names
+
+
+@click.command(cls=Command)
+@click.argument("run_dir", metavar="RUN", type=Directory)
+@click.option("--cone", default=None, metavar="'RA DEC RADIUS'", help="Degrees, ICRS; the radius as 30arcsec, 0.5deg.")
+@click.option("--footprint", default=None, help="A MOC file, circle(RA,DEC,RADIUS), box(...), polygon(...).")
+@click.option("--where", default=None, metavar="EXPR", help="Which rows, e.g. 'status == 0 and bar_no_fraction < 0.2'.")
+@click.option("--id", "ids", multiple=True, help="A target; repeatable.")
+@click.option("--columns", default=None, metavar="A,B,C", help="[default: those of catalogue.fits]")
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="The first N rows.")
+@click.option("-o", "--output", type=File, default=None, help="FILE.fits, .csv, .ecsv, .vot or .parquet.")
+def query(run_dir: Path, columns: str | None, output: Path | None, **chosen: object) -> None:
+    """Take rows out of the catalogue of RUN: by position, by id, by what their columns say.
+
+    Example: gzsurvey query run --cone '150.1 2.2 30arcsec' --where 'status == 0' -o near.fits
+    """
+    from gzsurvey.catalogue import query as choose
+
+    answer = choose(run_dir, columns=names(columns), **chosen)  # type: ignore[arg-type]
+    click.echo(answer.write(output) if output else answer)
+
+
+COMMANDS = (query,)
+"""All of them, for the command line."""
