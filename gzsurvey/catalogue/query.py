@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.catalogue.opened import Catalogue, Rows, open_catalogue
 from gzsurvey.catalogue.read import as_table
 from gzsurvey.errors import TableError
 from gzsurvey.expressions import Expression, find_names
@@ -19,6 +18,7 @@ from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column
 from gzsurvey.outputs.formats import opener
 from gzsurvey.outputs.ids import find_rows
+from gzsurvey.outputs.opened import Catalogue, Rows, open_catalogue, row_numbers
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.sky.footprint import Footprint, parse_cone, parse_footprint
 
@@ -174,9 +174,9 @@ class Answer:
         if self.rows is not None:
             yield from (self.rows[i : i + ROWS_AT_ONCE] for i in range(0, len(self.rows), ROWS_AT_ONCE))
         elif self.regions:
-            yield from numbered(*row_ranges(self.catalogue, self.regions))
+            yield from row_numbers(*row_ranges(self.catalogue, self.regions), ROWS_AT_ONCE)
         else:
-            yield from numbered(np.zeros(1, dtype=np.int64), np.array([len(self.catalogue)]))
+            yield from row_numbers(np.zeros(1, dtype=np.int64), np.array([len(self.catalogue)]), ROWS_AT_ONCE)
 
     def _fulfils(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         fulfils = np.ones(len(rows), dtype=bool)
@@ -213,15 +213,6 @@ def row_ranges(catalogue: Catalogue, regions: Sequence[Footprint]) -> tuple[NDAr
         moc = moc.intersection(region.moc())
     bounds = catalogue.count_below(c.HEALPIX.name, moc.to_depth29_ranges.astype(np.int64).ravel())
     return bounds[::2], bounds[1::2]
-
-
-def numbered(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Yield the numbers in some ranges, ascending, `ROWS_AT_ONCE` at a time."""
-    ends = np.cumsum(stops - starts)
-    for first in range(0, int(ends[-1]) if len(ends) else 0, ROWS_AT_ONCE):
-        places = np.arange(first, min(first + ROWS_AT_ONCE, ends[-1]))
-        within = np.searchsorted(ends, places, side="right")
-        yield stops[within] - (ends[within] - places)
 
 
 def _catalogue_with(run: Path, wanted: Sequence[str]) -> Catalogue:

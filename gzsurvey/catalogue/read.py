@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gzsurvey.catalogue.opened import Catalogue, Rows, open_catalogue
 from gzsurvey.errors import TableError
 from gzsurvey.outputs.columns import Column
 from gzsurvey.outputs.fits_reader import open_fits
+from gzsurvey.outputs.opened import Catalogue, Rows, open_catalogue
 from gzsurvey.outputs.parameters import Parameter
 from gzsurvey.outputs.paths import RunPaths, parts_list
 

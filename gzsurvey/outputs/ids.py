@@ -50,12 +50,12 @@ def find_rows(run: Path, ids: Sequence[int | str]) -> NDArray[np.int64]:
     with pq.ParquetFile(path) as file:
         kind = file.schema_arrow.field(name).type
         wanted = _typed(ids, kind, run)
-        column, start = file.schema_arrow.get_field_index(name), 0
+        column, start, sought = file.schema_arrow.get_field_index(name), 0, pa.array(wanted, kind)
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             if _may_hold(group.column(column).statistics, wanted):
                 values = file.read_row_group(number, columns=[name]).column(0)
-                hits = np.flatnonzero(pc.is_in(values, pa.array(wanted, kind)).to_numpy())
+                hits = np.flatnonzero(pc.is_in(values, sought).to_numpy())
                 seen.update(values.take(pa.array(hits)).to_pylist())
                 found.append(hits + start)
             start += group.num_rows

@@ -77,6 +77,32 @@ class ParquetWriter:
         self._file.write_table(arrow_table(self._columns, rows, self._schema))
 
 
+class Dataset:
+    """A folder of Parquet files with one schema, and their metadata in ``_metadata`` and ``_common_metadata``."""
+
+    def __init__(self, folder: Path, schema: Any) -> None:
+        self._folder, self._schema = folder, schema
+        self._written: list[Any] = []
+        self.rows, self.bytes = 0, 0
+        folder.mkdir(parents=True)
+
+    def write(self, place: Path, table: Any, rows_per_group: int | None = None) -> None:
+        """Write one file, at `place` in the folder, by default as one row group."""
+        path = self._folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, rows_per_group or len(table), compression="zstd", compression_level=1)
+        about = pq.read_metadata(path)
+        about.set_file_path(place.as_posix())
+        self._written.append(about)
+        self.rows += len(table)
+        self.bytes += path.stat().st_size
+
+    def finish(self) -> None:
+        """Write the metadata of all files."""
+        pq.write_metadata(self._schema, self._folder / "_metadata", self._written)
+        pq.write_metadata(self._schema, self._folder / "_common_metadata")
+
+
 def _field(column: Column) -> Any:
     about = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
     return pa.field(column.name, _TYPES[column.dtype], metadata={key: text for key, text in about.items() if text})

@@ -72,6 +72,11 @@ class RunPaths:
         return self.run / "catalogue_full.fits"
 
     @property
+    def hats(self) -> Path:
+        """The rows of `catalogue_full` as a HATS collection."""
+        return self.run / "hats"
+
+    @property
     def missing(self) -> Path:
         """Every target without a prediction."""
         return self.run / "missing.ecsv"

@@ -20,7 +20,9 @@ from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column, Dtype, Layout, Stored, choose_campaigns, layer_column
 from gzsurvey.outputs.coverage import Coverage
 from gzsurvey.outputs.fits import open_table
+from gzsurvey.outputs.hats import write_hats
 from gzsurvey.outputs.missing import open_missing
+from gzsurvey.outputs.opened import open_catalogue
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.prevalence import Shares, estimated_shares, parse_prevalence
 from gzsurvey.outputs.rows import catalogue_rows, mean_over_members
@@ -29,7 +31,7 @@ from gzsurvey.sky.blocks import Block
 from gzsurvey.sky.footprint import parse_footprint
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
-from gzsurvey.survey.describe import header_parameters, provenance
+from gzsurvey.survey.describe import finished_time, header_parameters, provenance
 from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets, target_columns
 
@@ -63,8 +65,8 @@ def publish(
     Returns
     -------
     Path
-        ``catalogue.fits``. Beside it: ``catalogue_full.fits``, ``missing.ecsv``, ``moc/``,
-        ``provenance.json``.
+        ``catalogue.fits``. Beside it: ``catalogue_full.fits``, ``missing.ecsv``, ``provenance.json``;
+        with positions ``hats/`` and ``moc/``.
 
     Raises
     ------
@@ -78,6 +80,11 @@ def publish(
     layout = Layout(run.card, chosen, run.stored, "full", _prevalence(run, prevalence))
     counts, coverage = _write_tables(run, layout)
     coverage.write(run.paths.moc, _footprint(run.record))
+    if run.record.has_positions:
+        names = [column.name for column in replace(layout, flavour="catalogue").columns]
+        write_hats(
+            run.paths.hats, open_catalogue(run.paths.catalogue_full), names, finished_time(run.record, run.entries)
+        )
     consolidate(run.paths.zarr)
     provenance(run_dir, run.record, run.entries, counts).write(run.paths.provenance)
     _refuse_unfinished(run)

@@ -177,6 +177,7 @@ def test_ids_can_be_text_and_positions_may_be_absent(tmp_path: Path) -> None:
     assert table["healpix_29"].mask.all()
     assert table["ra"].mask.all()
     assert not (tmp_path / "run" / "moc").exists()
+    assert not (tmp_path / "run" / "hats").exists()
     assert list(Table.read(tmp_path / "run" / "missing.ecsv")["objid"]) == list(ids[table["status"] != 0])
 
 

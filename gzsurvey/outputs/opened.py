@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,15 @@ def catalogue_files(product: Path) -> tuple[Path, ...]:
     if not listed.is_file():
         raise TableError(str(product), "there is no such catalogue; make it with 'gzsurvey publish'")
     return tuple(listed.parent / name for name in listed.read_text(encoding="utf-8").split())
+
+
+def row_numbers(starts: NDArray[np.int64], stops: NDArray[np.int64], at_once: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers in some ranges, ascending, at most `at_once` at a time."""
+    ends = np.cumsum(stops - starts)
+    for first in range(0, int(ends[-1]) if len(ends) else 0, at_once):
+        places = np.arange(first, min(first + at_once, ends[-1]))
+        within = np.searchsorted(ends, places, side="right")
+        yield stops[within] - (ends[within] - places)
 
 
 def _lower_bounds(column: NDArray[Any], values: NDArray[np.int64]) -> NDArray[np.int64]:
