@@ -16,14 +16,22 @@ from gzsurvey.status import Status
 
 ORDER = 11
 """HEALPix order of the maps: cells of 1.7 arcmin."""
+Cells = NDArray[np.bool_]
+"""One value for each cell of the sky: 50 MB, of which only what is touched is held."""
+
+
+def _empty_sky() -> Cells:
+    return np.zeros(12 * 4**ORDER, dtype=bool)
 
 
 @dataclass
 class Coverage:
     """Gathers cells as blocks pass by."""
 
-    delivered: set[int] = field(default_factory=set)
-    missing: set[int] = field(default_factory=set)
+    delivered: Cells = field(default_factory=_empty_sky)
+    """Cells with a prediction."""
+    missing: Cells = field(default_factory=_empty_sky)
+    """Cells with a miss."""
 
     def append(self, block: Mapping[str, NDArray[Any]]) -> None:
         """Add the cells of a block.
@@ -36,12 +44,7 @@ class Coverage:
         cells = np.asarray(block[c.HEALPIX.name])
         predicted = np.asarray(block[c.STATUS.name]) == Status.PREDICTED
         for found, rows in ((self.delivered, predicted), (self.missing, ~predicted)):
-            found.update(np.unique(cells[rows & (cells >= 0)] >> 2 * (29 - ORDER)).tolist())
-
-    @property
-    def requested(self) -> set[int]:
-        """Cells with a target."""
-        return self.delivered | self.missing
+            found[cells[rows & (cells >= 0)] >> 2 * (29 - ORDER)] = True
 
     def write(self, folder: Path, footprint: Any | None) -> None:
         """Write the four maps; none for a run without positions.
@@ -53,10 +56,10 @@ class Coverage:
         footprint : mocpy.MOC or None
             The region asked for; None: wherever there are targets.
         """
-        if not self.requested:
+        requested = _moc(self.delivered | self.missing)
+        if requested.empty():
             return
         folder.mkdir(exist_ok=True)
-        requested = _moc(self.requested)
         maps = {
             "footprint": requested if footprint is None else footprint,
             "requested": requested,
@@ -65,13 +68,12 @@ class Coverage:
         }
         for name, moc in maps.items():
             with written_aside(folder / f"{name}.fits") as aside:
-                moc.save(str(aside), format="fits", overwrite=True)
+                # Version 1 of the standard: TOPCAT and STILTS as Debian 12 has them cannot read version 2.
+                moc.save(str(aside), format="fits", overwrite=True, v1_compatible=True)
 
 
-def _moc(cells: set[int]) -> Any:
+def _moc(cells: Cells) -> Any:
     from mocpy import MOC
 
-    if not cells:
-        return MOC.new_empty(ORDER)
-    found = np.array(sorted(cells), dtype=np.uint64)
+    found = np.flatnonzero(cells).astype(np.uint64)
     return MOC.from_healpix_cells(found, np.full(len(found), ORDER, dtype=np.uint8), ORDER)

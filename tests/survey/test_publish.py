@@ -78,6 +78,17 @@ def test_requested_is_delivered_and_missing(published: tuple[Path, dict[str, np.
     assert MOC.from_fits(run / "moc" / "footprint.fits") == maps["requested"]
 
 
+@pytest.mark.slow
+def test_stilts_reads_the_maps(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    run, block = published
+    cells, good = block["healpix_29"] >> 36, block["status"] == 0
+    for name, rows in (("requested", good | ~good), ("delivered", good), ("missing", ~good)):
+        command = [client("stilts"), "tpipe", f"in={run / 'catalogue.fits'}", "omode=count",
+                   f'cmd=select "inMoc(\\"{run / "moc" / name}.fits\\", ra, dec)"']  # fmt: skip
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert int(shown.split("rows:")[1]) == np.isin(cells, cells[rows]).sum()
+
+
 def test_provenance_names_inputs_products_and_counts(published: tuple[Path, dict[str, np.ndarray]]) -> None:
     run, _ = published
     document = json.loads((run / "provenance.json").read_text())
