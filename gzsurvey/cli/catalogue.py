@@ -29,5 +29,18 @@ def query(run_dir: Path, columns: str | None, output: Path | None, **chosen: obj
     click.echo(answer.write(output) if output else answer)
 
 
-COMMANDS = (query,)
+@click.command(cls=Command)
+@click.argument("run_dir", metavar="RUN", type=Directory)
+@click.option("--ids", default=None, metavar="TABLE", help="Targets to recompute. [default: random ones]")
+def verify(run_dir: Path, ids: str | None) -> None:
+    """Check that the products of RUN are undamaged, and belong together.
+
+    Example: gzsurvey verify run
+    """
+    from gzsurvey import survey
+
+    click.echo(survey.verify(run_dir, ids))
+
+
+COMMANDS = (query, verify)
 """All of them, for the command line."""

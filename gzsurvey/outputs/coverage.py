@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ class Coverage:
         for found, rows in ((self.delivered, predicted), (self.missing, ~predicted)):
             found[cells[rows & (cells >= 0)] >> 2 * (29 - ORDER)] = True
 
+    def maps(self) -> dict[str, Any]:
+        """Return the `mocpy.MOC` of cells with a target, with a prediction, with a miss, by name."""
+        cells = {"requested": self.delivered | self.missing, "delivered": self.delivered, "missing": self.missing}
+        return {name: _moc(found) for name, found in cells.items()}
+
     def write(self, folder: Path, footprint: Any | None) -> None:
         """Write the four maps; none for a run without positions.
 
@@ -56,20 +61,23 @@ class Coverage:
         footprint : mocpy.MOC or None
             The region asked for; None: wherever there are targets.
         """
-        requested = _moc(self.delivered | self.missing)
-        if requested.empty():
+        maps = self.maps()
+        if maps["requested"].empty():
             return
         folder.mkdir(exist_ok=True)
-        maps = {
-            "footprint": requested if footprint is None else footprint,
-            "requested": requested,
-            "delivered": _moc(self.delivered),
-            "missing": _moc(self.missing),
-        }
+        maps["footprint"] = maps["requested"] if footprint is None else footprint
         for name, moc in maps.items():
             with written_aside(folder / f"{name}.fits") as aside:
                 # Version 1 of the standard: TOPCAT and STILTS as Debian 12 has them cannot read version 2.
                 moc.save(str(aside), format="fits", overwrite=True, v1_compatible=True)
+
+
+def read_maps(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield some maps, `mocpy.MOC`, by name."""
+    from mocpy import MOC
+
+    for name in names:
+        yield name, MOC.from_fits(folder / f"{name}.fits")
 
 
 def _moc(cells: Cells) -> Any:

@@ -63,7 +63,7 @@ def decode(column: Column, cells: NDArray[Any]) -> NDArray[Any]:
     if column.dtype == "L":
         return np.asarray(cells == b"T")
     if column.dtype == "A":
-        return np.strings.rstrip(cells.astype(str))
+        return np.strings.rstrip(np.strings.decode(cells, "ascii", "replace"))
     return cells.astype(column.numpy.newbyteorder("="))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gzsurvey import __version__
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.aside import folder_written_aside
+from gzsurvey.outputs.columns import Column
 from gzsurvey.outputs.id_index import write_id_index
 from gzsurvey.outputs.opened import Catalogue, Rows, row_numbers
 from gzsurvey.outputs.parquet import Dataset, arrow_schema, arrow_table
@@ -33,7 +34,8 @@ SKYMAP_ORDER = 8
 """Cells of 14 arcmin."""
 _FINEST, _MARGIN_ORDER = 12, 13
 """Order of the smallest partitions; cells of the margin, at least 16 arcsec wide, are smaller."""
-_PRIMARY, _MARGIN, _INDEX = "catalogue", "margin", "id_index"
+PRIMARY, MARGIN, INDEX = "catalogue", "margin", "id_index"
+DATASET, PROPERTIES = "dataset", "hats.properties"
 
 Cells = NDArray[np.int64]
 
@@ -74,17 +76,16 @@ def write_hats(
     """
     id_column = catalogue.columns[0].name
     with folder_written_aside(folder) as aside:
-        parts = partitions(catalogue, limit)
-        writer = _Writer(aside, catalogue, created)
-        writer.primary(parts, limit, default_columns)
-        writer.margin(parts)
-        writer.index(parts)
+        writer = _Writer(aside, HatsRows(catalogue, limit), created)
+        writer.primary(default_columns)
+        writer.margin()
+        writer.index()
         collection = {
             "obs_collection": "gzsurvey",
-            "hats_primary_table_url": _PRIMARY,
-            "all_margins": _MARGIN,
-            "default_margin": _MARGIN,
-            "all_indexes": f"{id_column} {_INDEX}",
+            "hats_primary_table_url": PRIMARY,
+            "all_margins": MARGIN,
+            "default_margin": MARGIN,
+            "all_indexes": f"{id_column} {INDEX}",
             "default_index": id_column,
         }
         _write_properties(aside / "collection.properties", collection | writer.about)
@@ -115,84 +116,44 @@ def margin_rows(catalogue: Catalogue, partition: Partition) -> NDArray[np.int64]
     return np.concatenate([np.zeros(0, np.int64), *row_numbers(starts, stops, len(catalogue))])
 
 
-@dataclass
-class _Writer:
-    """Writes the datasets of one collection."""
+@dataclass(frozen=True)
+class HatsRows:
+    """The rows of a catalogue as the files of a collection hold them."""
 
-    folder: Path
     catalogue: Catalogue
-    created: str
+    limit: int
+    """Most rows of a partition."""
 
-    def __post_init__(self) -> None:
-        self.columns = tuple(
+    @cached_property
+    def parts(self) -> tuple[Partition, ...]:
+        """Partitions, in the order of the rows."""
+        return partitions(self.catalogue, self.limit)
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """Those of the catalogue, the HEALPix cell under HATS's name."""
+        return tuple(
             replace(column, name=HATS_HEALPIX, null=None) if column.name == c.HEALPIX.name else column
             for column in self.catalogue.columns
         )
-        self.schema = arrow_schema(self.columns, self.catalogue.parameters)
 
-    @property
-    def about(self) -> dict[str, str]:
-        """What every part says of its making."""
-        date = self.created[:16] + "UTC"
-        return {"hats_builder": f"gzsurvey {__version__}", "hats_creation_date": date, "hats_version": "v1.0"}
+    @cached_property
+    def schema(self) -> Any:
+        """The `pyarrow.Schema` of every file."""
+        return arrow_schema(self.columns, self.catalogue.parameters)
 
-    def primary(self, parts: Sequence[Partition], limit: int, default_columns: Sequence[str]) -> None:
-        """Write ``catalogue/``."""
-        folder, sky = self.folder / _PRIMARY, np.zeros(12 * 4**SKYMAP_ORDER, dtype=np.int64)
-        dataset = Dataset(folder / "dataset", self.schema)
-        for partition in parts:
-            rows = self._read(np.arange(partition.start, partition.stop))
-            sky += np.bincount(rows[HATS_HEALPIX] >> 2 * (29 - SKYMAP_ORDER), minlength=len(sky))
-            dataset.write(partition.place, arrow_table(self.columns, rows, self.schema))
-        dataset.finish()
-        _write_partition_info(folder, parts)
-        _write_skymap(folder / "skymap.fits", sky)
-        names = [HATS_HEALPIX if name == c.HEALPIX.name else name for name in default_columns]
-        about = {
-            "dataproduct_type": "object",
-            "hats_cols_default": " ".join(names),
-            "hats_max_rows": limit,
-            "hats_skymap_order": SKYMAP_ORDER,
-            "hats_estsize": dataset.bytes // 1024,
-        }
-        _write_properties(folder / "hats.properties", self._spatial(_PRIMARY, parts, dataset.rows) | about)
+    def primary(self, partition: Partition) -> Any:
+        """Return the rows of a partition, a `pyarrow.Table`."""
+        return self._table(np.arange(partition.start, partition.stop))
 
-    def margin(self, parts: Sequence[Partition]) -> None:
-        """Write ``margin/``, empty where there is but one partition."""
-        folder = self.folder / _MARGIN
-        dataset, filled = Dataset(folder / "dataset", self.schema), []
-        for partition in parts:
-            numbers = margin_rows(self.catalogue, partition)
-            if len(numbers):
-                dataset.write(partition.place, arrow_table(self.columns, self._read(numbers), self.schema))
-                filled.append(partition)
-        dataset.finish()
-        _write_partition_info(folder, filled)
-        about = {
-            "dataproduct_type": "margin",
-            "hats_primary_table_url": _PRIMARY,
-            "hats_margin_threshold": MARGIN_ARCSEC,
-        }
-        _write_properties(folder / "hats.properties", self._spatial(_MARGIN, filled, dataset.rows) | about)
+    def margin(self, partition: Partition) -> Any:
+        """Return the rows of the margin of a partition, a `pyarrow.Table`."""
+        return self._table(margin_rows(self.catalogue, partition))
 
-    def index(self, parts: Sequence[Partition]) -> None:
-        """Write ``id_index/``."""
-        folder, id_column = self.folder / _INDEX, self.columns[0]
-        folder.mkdir()
-        write_id_index(folder / "dataset", id_column, partial(self._entries, parts), len(self.catalogue))
-        about: dict[str, Any] = {
-            "obs_collection": _INDEX,
-            "dataproduct_type": "index",
-            "hats_nrows": len(self.catalogue),
-            "hats_primary_table_url": _PRIMARY,
-            "hats_index_column": id_column.name,
-        }
-        _write_properties(folder / "hats.properties", about | self.about)
-
-    def _entries(self, parts: Sequence[Partition]) -> Iterator[Rows]:
+    def index(self) -> Iterator[Rows]:
         """Yield the rows of the index, partition by partition."""
-        names = [self.columns[0].name, c.HEALPIX.name]
-        for partition in parts:
+        names = [self.catalogue.columns[0].name, c.HEALPIX.name]
+        for partition in self.parts:
             rows = self.catalogue.read(np.arange(partition.start, partition.stop), names)
             n = partition.stop - partition.start
             yield {
@@ -202,25 +163,94 @@ class _Writer:
                 "Npix": np.full(n, partition.pixel, dtype=np.uint64),
             }
 
-    def _read(self, rows: NDArray[np.int64]) -> Rows:
-        read = self.catalogue.read(rows, list(self.catalogue.by_name))
-        return {HATS_HEALPIX if name == c.HEALPIX.name else name: values for name, values in read.items()}
+    def _table(self, numbers: NDArray[np.int64]) -> Any:
+        read = self.catalogue.read(numbers, list(self.catalogue.by_name))
+        rows = dict(zip((column.name for column in self.columns), read.values(), strict=True))
+        return arrow_table(self.columns, rows, self.schema)
 
-    def _spatial(self, name: str, parts: Sequence[Partition], rows: int) -> dict[str, Any]:
-        """Properties of a dataset whose files are cells of the sky."""
-        area = sum(4.0**-partition.order for partition in parts) / 12
-        return {
-            "obs_collection": name,
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the datasets of one collection."""
+
+    folder: Path
+    rows: HatsRows
+    created: str
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What every part says of its making."""
+        date = self.created[:16] + "UTC"
+        return {"hats_builder": f"gzsurvey {__version__}", "hats_creation_date": date, "hats_version": "v1.0"}
+
+    def primary(self, default_columns: Sequence[str]) -> None:
+        """Write ``catalogue/``."""
+        folder, sky = self.folder / PRIMARY, np.zeros(12 * 4**SKYMAP_ORDER, dtype=np.int64)
+        dataset = Dataset(folder / DATASET, self.rows.schema)
+        for partition in self.rows.parts:
+            table = self.rows.primary(partition)
+            sky += np.bincount(table[HATS_HEALPIX].to_numpy() >> 2 * (29 - SKYMAP_ORDER), minlength=len(sky))
+            dataset.write(partition.place, table)
+        dataset.finish()
+        _write_skymap(folder / "skymap.fits", sky)
+        names = [HATS_HEALPIX if name == c.HEALPIX.name else name for name in default_columns]
+        about = {
+            "dataproduct_type": "object",
+            "hats_cols_default": " ".join(names),
+            "hats_max_rows": self.rows.limit,
+            "hats_skymap_order": SKYMAP_ORDER,
+            "hats_estsize": dataset.bytes // 1024,
+        }
+        self._describe(folder, self.rows.parts, dataset.rows, about)
+
+    def margin(self) -> None:
+        """Write ``margin/``, empty where there is but one partition."""
+        folder, filled = self.folder / MARGIN, []
+        dataset = Dataset(folder / DATASET, self.rows.schema)
+        for partition in self.rows.parts:
+            table = self.rows.margin(partition)
+            if len(table):
+                dataset.write(partition.place, table)
+                filled.append(partition)
+        dataset.finish()
+        about = {
+            "dataproduct_type": "margin",
+            "hats_primary_table_url": PRIMARY,
+            "hats_margin_threshold": MARGIN_ARCSEC,
+        }
+        self._describe(folder, filled, dataset.rows, about)
+
+    def index(self) -> None:
+        """Write ``id_index/``."""
+        folder, id_column, n_rows = self.folder / INDEX, self.rows.columns[0], len(self.rows.catalogue)
+        folder.mkdir()
+        write_id_index(folder / DATASET, id_column, self.rows.index, n_rows)
+        about: dict[str, Any] = {
+            "obs_collection": INDEX,
+            "dataproduct_type": "index",
+            "hats_nrows": n_rows,
+            "hats_primary_table_url": PRIMARY,
+            "hats_index_column": id_column.name,
+        }
+        _write_properties(folder / PROPERTIES, about | self.about)
+
+    def _describe(self, folder: Path, parts: Sequence[Partition], rows: int, about: Mapping[str, Any]) -> None:
+        """Write the list of partitions and the properties of a dataset whose files are cells of the sky."""
+        cells = sorted((partition.order, partition.pixel) for partition in parts)
+        lines = ["Norder,Npix", *(f"{order},{pixel}" for order, pixel in cells)]
+        (folder / "partition_info.csv").write_text("\n".join(lines) + "\n", encoding="ascii")
+        spatial = {
+            "obs_collection": folder.name,
             "hats_nrows": rows,
             "hats_col_ra": c.RA.name,
             "hats_col_dec": c.DEC.name,
             "hats_col_healpix": HATS_HEALPIX,
             "hats_col_healpix_order": 29,
             "hats_npix_suffix": ".parquet",
-            "hats_order": max((partition.order for partition in parts), default=0),
-            "moc_sky_fraction": f"{area:.5f}",
-            **self.about,
+            "hats_order": max((order for order, _ in cells), default=0),
+            "moc_sky_fraction": f"{sum(4.0**-order for order, _ in cells) / 12:.5f}",
         }
+        _write_properties(folder / PROPERTIES, spatial | dict(about) | self.about)
 
 
 def _rows_of(catalogue: Catalogue, cells: Cells, order: int) -> tuple[Cells, Cells]:
@@ -228,12 +258,6 @@ def _rows_of(catalogue: Catalogue, cells: Cells, order: int) -> tuple[Cells, Cel
     shift = 2 * (29 - order)
     below = [catalogue.count_below(c.HEALPIX.name, edge << shift) for edge in (cells, cells + 1)]
     return below[0], below[1]
-
-
-def _write_partition_info(folder: Path, parts: Sequence[Partition]) -> None:
-    ordered = sorted((partition.order, partition.pixel) for partition in parts)
-    lines = ["Norder,Npix", *(f"{order},{pixel}" for order, pixel in ordered)]
-    (folder / "partition_info.csv").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
 def _write_skymap(path: Path, counts: NDArray[np.int64]) -> None:

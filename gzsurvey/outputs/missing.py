@@ -58,3 +58,11 @@ class MissingWriter:
         for target, ra, dec, status, reason in zip(*columns, strict=True):
             said = " ".join(str(reason).split()) or DESCRIPTIONS[Status(status)]
             self._writer.writerow((target, repr(ra), repr(dec), status, said))
+
+
+def read_missing(path: Path) -> Iterator[list[str]]:
+    """Yield the cells of each row of ``missing.ecsv`` as text: id, ra, dec, status, reason."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = (line for line in file if not line.startswith("#"))
+        next(lines)
+        yield from csv.reader(lines)

@@ -87,6 +87,11 @@ class RunPaths:
         return self.run / "provenance.json"
 
     @property
+    def checksums(self) -> Path:
+        """Sha256 of every product, as ``sha256sum -c`` reads it; those of the shards of `zarr` stand in the ledger."""
+        return self.run / "sha256.txt"
+
+    @property
     def environment(self) -> Path:
         """Exact versions of everything installed."""
         return self.run / "environment.txt"

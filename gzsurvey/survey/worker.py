@@ -206,6 +206,13 @@ def fill(runtime: Runtime, block: Block, targets: Columns, todo: list[int], rows
         _store(rows.values, batch.rows, batch.outputs)
 
 
+def recompute_rows(runtime: Runtime, block: Block, targets: Columns, todo: list[int]) -> Columns:
+    """Return the arrays of a block in which the rows `todo` alone are filled, from pixels."""
+    rows = _BlockRows(empty_rows(runtime.model, targets))
+    fill(runtime, block, targets, todo, rows)
+    return rows.values
+
+
 def _prepared(
     runtime: Runtime, arriving: Iterable[Answer], rows: _BlockRows, kept: set[int]
 ) -> Iterator[tuple[int, NDArray[Any]]]:
