@@ -13,7 +13,7 @@ from gzsurvey.outputs.columns import Column
 from gzsurvey.outputs.fits_reader import open_fits
 from gzsurvey.outputs.opened import Catalogue, Rows, open_catalogue
 from gzsurvey.outputs.parameters import Parameter
-from gzsurvey.outputs.paths import RunPaths, parts_list
+from gzsurvey.outputs.paths import RunPaths, is_there
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -47,7 +47,7 @@ def read_catalogue(path: Path | str) -> Table:
     given = Path(path)
     if given.is_dir():
         paths = RunPaths(given)
-        if not (paths.catalogue.is_file() or parts_list(paths.catalogue).is_file()):
+        if not is_there(paths.catalogue):
             raise TableError(str(path), "holds no catalogue.fits; make it with 'gzsurvey publish'")
         catalogue = open_catalogue(paths.catalogue)
     else:

@@ -360,14 +360,18 @@ def status(run_dir: Path) -> None:
 @click.argument("run_dir", metavar="RUN", type=Directory)
 @click.option("--campaign", default=None, help="Whose volunteers are imitated. [default: the plan's]")
 @click.option("--prevalence", multiple=True, metavar="TASK.CLASS=SHARE", help="In the survey; or TASK=estimated.")
-def publish(run_dir: Path, campaign: str | None, prevalence: tuple[str, ...]) -> None:
+@click.option("--flavour", "flavours", multiple=True, type=click.Choice(["friendly"]), help="Also this catalogue.")
+@click.option("--one-file", is_flag=True, help="FITS catalogues above 4 GB too; else they are written in parts.")
+def publish(run_dir: Path, campaign: str | None, one_file: bool, **chosen: Any) -> None:
     """Write the catalogues of RUN from what is finished.
 
     Example: gzsurvey publish run --campaign gz2
     """
     from gzsurvey import survey
+    from gzsurvey.outputs.parts import PART_BYTES
 
-    click.echo(survey.publish(run_dir, names(campaign), prevalence))
+    limit = None if one_file else PART_BYTES
+    click.echo(survey.publish(run_dir, names(campaign), part_bytes=limit, **chosen))
 
 
 @cli.command()

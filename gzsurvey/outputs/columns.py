@@ -22,7 +22,7 @@ from gzsurvey.status import DESCRIPTIONS
 from gzsurvey.votes.tree import DecisionTree, Question
 
 Dtype = Literal["L", "I", "J", "K", "E", "D", "A"]
-Flavour = Literal["catalogue", "full"]
+Flavour = Literal["catalogue", "full", "friendly"]
 
 MAX_COLUMNS = 999
 """What a standard FITS binary table can hold."""
@@ -123,6 +123,9 @@ FRACTION = Column(
     description="{label} ({campaign}): expected fraction of volunteers giving this answer among those asked, "
     "as seen in this image (not debiased)",
 )  # fmt: skip
+FRIENDLY_FRACTION = replace(
+    FRACTION, description=f"{FRACTION.description}; blank where fewer than half of the volunteers would be asked"
+)
 LOWER = Column(
     "{question}_{answer}_lower", "E", ucd="stat.probability;stat.min", display="F6.4",
     description="{label} ({campaign}): lower end of the central 90% credible interval of the fraction "
@@ -283,7 +286,8 @@ class Layout:
     def question_columns(self, question: Question) -> tuple[Column, ...]:
         """Columns of one question."""
         answers = [self._words(question, answer) for answer in question.answers]
-        columns = [FRACTION.of(**words) for words in answers]
+        fraction = FRIENDLY_FRACTION if self.flavour == "friendly" else FRACTION
+        columns = [fraction.of(**words) for words in answers]
         about = self._words(question)
         leading = replace(LEADING.of(**about), width=max(len(answer) for answer in question.answers))
         columns += [ASKED.of(**about), leading]

@@ -72,6 +72,16 @@ class RunPaths:
         return self.run / "catalogue_full.fits"
 
     @property
+    def catalogue_friendly(self) -> Path:
+        """As `catalogue`, fractions blank where fewer than half of the volunteers would be asked."""
+        return self.run / "catalogue_friendly.fits"
+
+    @property
+    def catalogues(self) -> tuple[Path, Path, Path]:
+        """All that there may be, each as one file or in parts."""
+        return self.catalogue, self.catalogue_full, self.catalogue_friendly
+
+    @property
     def hats(self) -> Path:
         """The rows of `catalogue_full` as a HATS collection."""
         return self.run / "hats"
@@ -115,6 +125,11 @@ class RunPaths:
     def report(self) -> Path:
         """The page of the run."""
         return self.run / "report.html"
+
+
+def is_there(product: Path) -> bool:
+    """Tell whether a FITS product exists, as one file or in parts."""
+    return product.is_file() or parts_list(product).is_file()
 
 
 def parts_list(product: Path) -> Path:

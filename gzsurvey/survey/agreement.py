@@ -19,7 +19,8 @@ from gzsurvey.outputs.fits import ascii_text
 from gzsurvey.outputs.hats import DATASET, HATS_HEALPIX, INDEX, MARGIN, PRIMARY, PROPERTIES, HatsRows
 from gzsurvey.outputs.missing import read_missing
 from gzsurvey.outputs.opened import Catalogue, open_catalogue
-from gzsurvey.outputs.rows import catalogue_rows
+from gzsurvey.outputs.paths import is_there
+from gzsurvey.outputs.rows import catalogue_rows, friendly_rows
 from gzsurvey.sky.blocks import Block
 from gzsurvey.survey.finished import FinishedRun, measured
 from gzsurvey.survey.targets_file import KEPT, Columns
@@ -48,7 +49,9 @@ class Agreement:
     def _rows(self) -> Iterator[str]:
         paths, coverage = self.run.paths, Coverage()
         products: dict[str, Catalogue] = {}
-        for path in (paths.catalogue, paths.catalogue_full):
+        for path in paths.catalogues:
+            if path == paths.catalogue_friendly and not is_there(path):
+                continue
             try:
                 products[path.name] = open_catalogue(path)
             except TableError as error:
@@ -66,7 +69,8 @@ class Agreement:
             yield from _beside_targets(block, stored, targets)
             rows = catalogue_rows(stored, self.layout, measured(targets))
             for name, product in sound.items():
-                yield from _beside_catalogue(name, product, block, rows)
+                held = friendly_rows(rows, self.layout) if name == paths.catalogue_friendly.name else rows
+                yield from _beside_catalogue(name, product, block, held)
             if missing is not None and (wrong := _beside_missing(paths.missing.name, missing, block, stored)):
                 yield wrong
                 missing = None

@@ -15,11 +15,10 @@ Sums = dict[Path, str]
 def product_files(paths: RunPaths) -> list[Path]:
     """Return the files of a RUN that do not change once it is published, without the shards of ``predictions.zarr``."""
     single = [paths.plan, paths.targets, paths.model, paths.environment, paths.missing]
-    catalogues = (paths.catalogue, paths.catalogue_full)
-    folders = [paths.checks, paths.moc, paths.hats, *(parts_list(product).parent for product in catalogues)]
+    folders = [paths.checks, paths.moc, paths.hats, *(parts_list(product).parent for product in paths.catalogues)]
     metadata = [paths.zarr / "zarr.json", *sorted(paths.zarr.glob("*/zarr.json"))]
     inside = [path for folder in folders for path in sorted(folder.rglob("*"))]
-    return [path for path in (*single, *catalogues, *metadata, *inside) if path.is_file()]
+    return [path for path in (*single, *paths.catalogues, *metadata, *inside) if path.is_file()]
 
 
 def checksums_of(files: Iterable[Path]) -> Sums:

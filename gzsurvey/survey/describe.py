@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gzsurvey import __version__
+from gzsurvey.card import Card
 from gzsurvey.outputs.columns import Layout
 from gzsurvey.outputs.parameters import Parameter
-from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.paths import RunPaths, parts_list
 from gzsurvey.outputs.provenance import Provenance, sha256_of
 from gzsurvey.status import Status
 from gzsurvey.survey.finished import FinishedRun
@@ -64,6 +65,9 @@ def header_parameters(record: RunRecord, layout: Layout, entries: Entries, count
     for number, (task, shares) in enumerate(layout.prevalence.items(), 1):
         said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
         facts.append(Parameter(f"PREVAL{number}"[:8], f"{task}: {said}", "prevalence in the survey"))
+    for number, credit in enumerate(card.credits, 1):
+        said = f"{credit.citation}: {credit.name}, {credit.licence or 'licence unknown'}"
+        facts.append(Parameter(f"CITE{number}"[:8], said, "trained the model: cite it, keep its licence"))
     return tuple(facts)
 
 
@@ -80,21 +84,22 @@ def provenance(run: FinishedRun, layout: Layout, sums: Mapping[Path, str]) -> Pr
         The sha256 of every product.
     """
     paths = run.paths
-    single = {path.stem: path for path in (paths.catalogue, paths.catalogue_full, paths.missing)}
+    single = {path.stem: path for path in (*paths.catalogues, paths.missing)}
     single |= {f"moc-{path.stem}": path for path in sorted(paths.moc.glob("*.fits"))}
     products = {name: _file_facts(path, sums) for name, path in single.items() if path in sums}
-    folders = {paths.zarr.stem: _zarr_facts(paths, run.entries), paths.hats.stem: _folder_facts(paths.hats, sums)}
-    products |= {name: facts for name, facts in folders.items() if facts}
+    products |= {paths.zarr.stem: _zarr_facts(paths, run.entries)}
+    folders = [paths.hats, *(parts_list(product).parent for product in paths.catalogues)]
+    products |= {folder.name: facts for folder in folders if (facts := _folder_facts(folder, sums))}
     return Provenance(
         activity=_activity(run, layout),
-        inputs=_inputs(paths, run.record),
+        inputs=_inputs(paths, run.record, run.card),
         products={f"product-{name}": facts for name, facts in products.items()},
         started=run.record.created,
         finished=finished_time(run.record, run.entries),
     )
 
 
-def _inputs(paths: RunPaths, record: RunRecord) -> dict[str, dict[str, Any]]:
+def _inputs(paths: RunPaths, record: RunRecord, card: Card) -> dict[str, dict[str, Any]]:
     targets = {
         f"targets-{i}": {"file": name, "sha256": digest}
         for i, (name, digest) in enumerate(sorted(record.targets_sha256.items()), 1)
@@ -104,7 +109,8 @@ def _inputs(paths: RunPaths, record: RunRecord) -> dict[str, dict[str, Any]]:
         | ({"index_sha256": sha256_of(paths.run / source.index)} if source.index else {})
         for i, source in enumerate(record.sources, 1)
     }
-    model = {"file": paths.model.name, "sha256": record.model_sha256}
+    about = [credit.model_dump(mode="json") for credit in card.credits]
+    model = {"file": paths.model.name, "sha256": record.model_sha256, "trained_on": about}
     return targets | sources | {"model": model, "recipe": record.recipe.model_dump(mode="json")}
 
 

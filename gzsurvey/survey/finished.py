@@ -16,7 +16,7 @@ from gzsurvey.card import Card
 from gzsurvey.errors import TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
-from gzsurvey.outputs.columns import Column, Dtype, Stored, layer_column
+from gzsurvey.outputs.columns import Column, Dtype, Flavour, Stored, layer_column
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import array_attributes, read_rows
 from gzsurvey.sky.blocks import Block
@@ -44,6 +44,12 @@ class FinishedRun:
     def paths(self) -> RunPaths:
         """Where its files lie."""
         return RunPaths(self.run_dir)
+
+    def product(self, flavour: Flavour) -> Path:
+        """Return where the catalogue of a flavour lies."""
+        paths = self.paths
+        places = {"catalogue": paths.catalogue, "full": paths.catalogue_full, "friendly": paths.catalogue_friendly}
+        return places[flavour]
 
     @cached_property
     def card(self) -> Card:

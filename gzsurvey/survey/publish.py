@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,13 @@ from gzsurvey.errors import RecipeError, RunIncomplete
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Layout, choose_campaigns
 from gzsurvey.outputs.coverage import Coverage
-from gzsurvey.outputs.fits import open_table
 from gzsurvey.outputs.hats import write_hats
 from gzsurvey.outputs.missing import open_missing
 from gzsurvey.outputs.opened import open_catalogue
+from gzsurvey.outputs.parts import PART_BYTES, open_product
+from gzsurvey.outputs.paths import is_there, parts_list
 from gzsurvey.outputs.prevalence import Shares, estimated_shares, parse_prevalence
-from gzsurvey.outputs.rows import catalogue_rows, mean_over_members
+from gzsurvey.outputs.rows import catalogue_rows, friendly_rows, mean_over_members
 from gzsurvey.outputs.zarr import consolidate, read_rows
 from gzsurvey.sky.footprint import parse_footprint
 from gzsurvey.status import Status
@@ -39,6 +40,8 @@ def publish(
     run_dir: Path,
     campaigns: Sequence[str] | None = None,
     prevalence: Sequence[str] = (),
+    flavours: Sequence[Literal["friendly"]] = (),
+    part_bytes: int | None = PART_BYTES,
 ) -> Path:
     """Make the catalogues and what goes with them from the finished blocks of a run.
 
@@ -53,12 +56,17 @@ def publish(
     prevalence : sequence of str
         ``TASK.CLASS=SHARE``: shares to expect in the survey; ``TASK=estimated``: from the
         predictions themselves. They make `TASK_CLASS_probability`, blank where nothing is said.
+    flavours : sequence of str
+        ``friendly``: also ``catalogue_friendly.fits``, fractions blank where fewer than half of the volunteers
+        would be asked, as GZ DESI is published. One that is there already is made anew in any case.
+    part_bytes : int or None
+        FITS catalogues beyond this size are written in parts; None: never.
 
     Returns
     -------
     Path
-        ``catalogue.fits``. Beside it: ``catalogue_full.fits``, ``missing.ecsv``, ``provenance.json``;
-        with positions ``hats/`` and ``moc/``.
+        ``catalogue.fits``, or the folder ``catalogue/`` with its parts. Beside it: ``catalogue_full.fits``,
+        ``missing.ecsv``, ``provenance.json``, ``sha256.txt``; with positions ``hats/`` and ``moc/``.
 
     Raises
     ------
@@ -70,10 +78,13 @@ def publish(
     run = open_finished(run_dir)
     chosen = choose_campaigns(run.card, campaigns or run.record.campaigns)
     layout = Layout(run.card, chosen, run.stored, "full", _prevalence(run, prevalence))
-    coverage = _write_tables(run, layout)
+    friendly = "friendly" in flavours or is_there(run.paths.catalogue_friendly)
+    layouts = [layout, replace(layout, flavour="catalogue")]
+    layouts += [replace(layout, flavour="friendly")] if friendly else []
+    coverage = _write_tables(run, layouts, part_bytes)
     coverage.write(run.paths.moc, footprint(run.record))
     if run.record.has_positions:
-        usual = [column.name for column in replace(layout, flavour="catalogue").columns]
+        usual = [column.name for column in layouts[1].columns]
         full = open_catalogue(run.paths.catalogue_full)
         write_hats(run.paths.hats, full, usual, finished_time(run.record, run.entries))
     consolidate(run.paths.zarr)
@@ -81,7 +92,7 @@ def publish(
     provenance(run, layout, sums).write(run.paths.provenance)
     write_checksums(run.paths, sums)
     _refuse_unfinished(run)
-    return run.paths.catalogue
+    return run.paths.catalogue if run.paths.catalogue.is_file() else parts_list(run.paths.catalogue).parent
 
 
 def _prevalence(run: FinishedRun, options: Sequence[str]) -> dict[str, Shares]:
@@ -108,22 +119,24 @@ def _scores(run: FinishedRun, head: ClassesHead | LabelsHead) -> NDArray[np.floa
     return found
 
 
-def _write_tables(run: FinishedRun, full: Layout) -> Coverage:
-    """Write both catalogues and the misses in one pass; return where on the sky they are."""
-    small = replace(full, flavour="catalogue")
+def _write_tables(run: FinishedRun, layouts: Sequence[Layout], part_bytes: int | None) -> Coverage:
+    """Write the catalogues, the full one first, and the misses in one pass; return where on the sky they are."""
+    full = layouts[0]
     parameters = header_parameters(run.record, full, run.entries, run.counts)
     coverage = Coverage()
     with ExitStack() as files:
-        tables = [
-            files.enter_context(open_table(path, layout.columns, run.record.rows, parameters, path.stem))
-            for path, layout in ((run.paths.catalogue, small), (run.paths.catalogue_full, full))
-        ]
+        tables = {
+            layout.flavour: files.enter_context(
+                open_product(run.product(layout.flavour), layout.columns, run.record.rows, parameters, part_bytes)
+            )
+            for layout in layouts
+        }
         missing = files.enter_context(open_missing(run.paths.missing, full.stored.target_id))
         for block in run.record.blocks:
             stored, targets = run.rows(block)
             rows = catalogue_rows(stored, full, measured(targets))
-            for table in tables:
-                table.append(rows)
+            for flavour, table in tables.items():
+                table.append(friendly_rows(rows, full) if flavour == "friendly" else rows)
             missing.append(stored)
             coverage.append(stored)
     return coverage

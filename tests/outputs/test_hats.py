@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -22,6 +19,7 @@ from gzsurvey.outputs.opened import Catalogue, open_catalogue
 from gzsurvey.outputs.zarr import read_rows
 from gzsurvey.sky.healpix import cells, sky_order, unit_vectors
 from gzsurvey.survey.publish import publish
+from outputs.catalogues import package
 from outputs.runs import make_run
 
 N = 600
@@ -120,14 +118,6 @@ def test_the_files_say_what_columns_mean(tmp_path: Path) -> None:
         assert b'<FIELD name="_healpix_29" datatype="long" ucd="pos.healpix">' in schema.metadata[
             b"IVOA.VOTable-Parquet.content"
         ]  # fmt: skip
-
-
-def package(name: str) -> ModuleType:
-    """Import a client; the test is skipped without it, and fails on CI."""
-    if os.environ.get("CI") == "true":
-        return importlib.import_module(name)
-    module: ModuleType = pytest.importorskip(name)
-    return module
 
 
 @pytest.fixture(scope="module")
