@@ -81,7 +81,7 @@ def query(
     """
     condition = Expression(where) if where else None
     regions = [parse(text) for parse, text in ((parse_cone, cone), (parse_footprint, footprint)) if text]
-    catalogue = _catalogue_with(Path(run), [*columns, *(condition.names if condition else ())])
+    catalogue = catalogue_with(Path(run), [*columns, *(condition.names if condition else ())])
     names = find_names(columns, catalogue.by_name, "--columns") or list(catalogue.by_name)
     rows = find_rows(Path(run), ids) if ids else None
     return Answer(catalogue, tuple(dict.fromkeys(names)), tuple(regions), condition, rows, limit)
@@ -206,8 +206,7 @@ def row_ranges(catalogue: Catalogue, regions: Sequence[Footprint]) -> tuple[NDAr
     gzsurvey.errors.TableError
         The catalogue has no positions.
     """
-    if len(catalogue) and catalogue.read(np.zeros(1, dtype=np.int64), [c.HEALPIX.name])[c.HEALPIX.name][0] < 0:
-        raise TableError(catalogue.where, "has no positions; choose rows with --where or --id")
+    catalogue.require_positions()
     moc = regions[0].moc()
     for region in regions[1:]:
         moc = moc.intersection(region.moc())
@@ -215,7 +214,7 @@ def row_ranges(catalogue: Catalogue, regions: Sequence[Footprint]) -> tuple[NDAr
     return bounds[::2], bounds[1::2]
 
 
-def _catalogue_with(run: Path, wanted: Sequence[str]) -> Catalogue:
+def catalogue_with(run: Path, wanted: Sequence[str]) -> Catalogue:
     """Open the smaller catalogue that has the columns, else the full one."""
     paths = RunPaths(run)
     if not run.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,15 +19,38 @@ from gzsurvey.cli.command import Command, Directory, File, names
 @click.option("--columns", default=None, metavar="A,B,C", help="[default: those of catalogue.fits]")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="The first N rows.")
 @click.option("-o", "--output", type=File, default=None, help="FILE.fits, .csv, .ecsv, .vot or .parquet.")
-def query(run_dir: Path, columns: str | None, output: Path | None, **chosen: object) -> None:
+def query(run_dir: Path, columns: str | None, output: Path | None, **chosen: Any) -> None:
     """Take rows out of the catalogue of RUN: by position, by id, by what their columns say.
 
     Example: gzsurvey query run --cone '150.1 2.2 30arcsec' --where 'status == 0' -o near.fits
     """
     from gzsurvey.catalogue import query as choose
 
-    answer = choose(run_dir, columns=names(columns), **chosen)  # type: ignore[arg-type]
+    answer = choose(run_dir, columns=names(columns), **chosen)
     click.echo(answer.write(output) if output else answer)
+
+
+@click.command(cls=Command)
+@click.argument("run_dir", metavar="RUN", type=Directory)
+@click.argument("table")
+@click.option("--radius", required=True, help="Such as 1arcsec.")
+@click.option("--find", type=click.Choice(["nearest", "all"]), default="nearest", help="Rows for each position.")
+@click.option("--columns", default=None, metavar="A,B,C", help="Of RUN. [default: those of catalogue.fits]")
+@click.option("--id-column", default=None, help="Of TABLE.")
+@click.option("--ra-column", default=None)
+@click.option("--dec-column", default=None)
+@click.option("-o", "--output", type=File, default=None, help="FILE.fits, .csv, .ecsv, .vot or .parquet.")
+def crossmatch(run_dir: Path, table: str, radius: str, columns: str | None, output: Path | None, **given: Any) -> None:
+    """Find the rows of RUN near the positions of TABLE.
+
+    Example: gzsurvey crossmatch run gaia.fits --radius 1arcsec -o matched.fits
+    """
+    from gzsurvey.catalogue import crossmatch as match
+    from gzsurvey.sky.columns import ColumnChoices
+
+    choices = ColumnChoices(*(given[f"{name}_column"] for name in ("id", "ra", "dec")))
+    found = match(run_dir, table, radius, find=given["find"], columns=names(columns), choices=choices)
+    click.echo(found.write(output) if output else found)
 
 
 @click.command(cls=Command)
@@ -42,5 +66,5 @@ def verify(run_dir: Path, ids: str | None) -> None:
     click.echo(survey.verify(run_dir, ids))
 
 
-COMMANDS = (query, verify)
+COMMANDS = (query, crossmatch, verify)
 """All of them, for the command line."""

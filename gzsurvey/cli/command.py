@@ -32,6 +32,10 @@ class Command(click.Command):
             click.Option(["--debug"], is_flag=True, expose_value=False, callback=_debug, help="Log and tracebacks."),
         ]
 
+    def get_help_option_names(self, _context: click.Context) -> list[str]:
+        """Return the names of the option that shows the help."""
+        return ["-h", "--help"]
+
 
 class Group(click.Group):
     """Turns every error into one line and an exit code."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.errors import TableError
-from gzsurvey.outputs.columns import Column
+from gzsurvey.outputs.columns import HEALPIX, Column
 from gzsurvey.outputs.fits_reader import FitsTable, decode, open_fits
 from gzsurvey.outputs.parameters import Parameter
 from gzsurvey.outputs.paths import parts_list
@@ -79,6 +79,18 @@ class Catalogue:
             name: decode(self.by_name[name], np.concatenate([records[name][local] for records, local in pieces]))
             for name in names
         }
+
+    def require_positions(self) -> None:
+        """Refuse a catalogue that cannot be searched by position.
+
+        Raises
+        ------
+        gzsurvey.errors.TableError
+            Its rows have no positions.
+        """
+        name = HEALPIX.name
+        if len(self) and self.read(np.zeros(1, dtype=np.int64), [name])[name][0] < 0:
+            raise TableError(self.where, "has no positions to search; choose rows by id or by what their columns say")
 
     def count_below(self, name: str, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count rows whose `name`, an ascending column, is below each value; int64, shape of `values`."""

@@ -1,6 +1,7 @@
 """Parquet as the Virtual Observatory reads it: units, UCDs and descriptions in the file ("VOParquet").
 
-NaN, blank and null cells are nulls here, so that SQL does not take them for large numbers.
+NaN and null are nulls here, so that SQL does not take them for large numbers. Text is blank, never null: astropy
+cannot read a column with both.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ def arrow_schema(columns: Sequence[Column], parameters: Sequence[Parameter] = ()
     """
     votable = dataless_votable(name, columns, None, parameters)
     known = {"IVOA.VOTable-Parquet.version": "1.0", "IVOA.VOTable-Parquet.content": votable}
-    return pa.schema([_field(column) for column in columns], metadata=known)
+    astropy = {f"table::len::{column.name}": str(column.width) for column in columns if column.dtype == "A"}
+    return pa.schema([_field(column) for column in columns], metadata=known | astropy)
 
 
 def arrow_table(columns: Sequence[Column], rows: Mapping[str, NDArray[Any]], schema: Any) -> Any:
     """Return rows, arrays of shape (N,) by column name, as a `pyarrow.Table` of `schema`."""
     arrays = [
-        pa.array(np.asarray(rows[c.name]), mask=c.is_null(rows[c.name]), type=field.type)
+        pa.array(np.asarray(rows[c.name]), mask=None if c.dtype == "A" else c.is_null(rows[c.name]), type=field.type)
         for c, field in zip(columns, schema, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=schema)

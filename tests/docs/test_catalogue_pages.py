@@ -50,11 +50,11 @@ def test_query_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     commands = "\n".join(blocks("how-to/query.md", "bash")).replace("\\\n", " ").split("\n")
     commands = [command for command in commands if command]
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         done = CliRunner().invoke(cli, shlex.split(command)[1:])
         assert done.exit_code == 0, f"{command}\n{done.output}"
-    assert "bar_strong_upper" in done.output
+    assert "matches; -o FILE" in done.output
     exec("\n".join(blocks("how-to/query.md", "python")), {})
     assert (folder / "smooth.parquet").is_file()
 
