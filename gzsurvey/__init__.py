@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = dict.fromkeys(("crossmatch", "query", "read_catalogue"), "gzsurvey.catalogue")
+_FUNCTIONS = dict.fromkeys(("crossmatch", "query", "read_catalogue", "send"), "gzsurvey.catalogue")
 """Public functions by name, and where they are."""
 
 

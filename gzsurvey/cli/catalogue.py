@@ -66,5 +66,17 @@ def verify(run_dir: Path, ids: str | None) -> None:
     click.echo(survey.verify(run_dir, ids))
 
 
-COMMANDS = (query, crossmatch, verify)
+@click.command(cls=Command)
+@click.argument("run_dir", metavar="RUN", type=Directory)
+def send(run_dir: Path) -> None:
+    """Load the catalogue of RUN in a running TOPCAT or Aladin.
+
+    Example: gzsurvey send run
+    """
+    from gzsurvey.catalogue import send as load
+
+    click.echo(load(run_dir))
+
+
+COMMANDS = (query, crossmatch, send, verify)
 """All of them, for the command line."""

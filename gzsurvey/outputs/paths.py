@@ -122,6 +122,11 @@ class RunPaths:
         return self.run / "moc"
 
     @property
+    def delivered(self) -> Path:
+        """Coverage map of the predictions."""
+        return self.moc / "delivered.fits"
+
+    @property
     def report(self) -> Path:
         """The page of the run."""
         return self.run / "report.html"
