@@ -191,10 +191,14 @@ class Crossmatch:
         """Match one chunk, in pieces of neighbouring positions."""
         ids = identifiers([chunk[name] for name in self.roles.id], str(file.path), numbers)
         ra, dec = positions(file, self.roles, chunk, numbers, [])
+        yield from self.near(np.asarray(ids), ra, dec)
+
+    def near(self, labels: NDArray[np.generic], ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Iterator[Matches]:
+        """Yield the matches of some positions (ICRS degrees, shape (n,)); `labels`, shape (n,), become their ids."""
         order = np.argsort(healpix.cells(ra, dec), kind="stable")
         for start in range(0, len(order), ROWS_AT_ONCE):
             part = order[start : start + ROWS_AT_ONCE]
-            yield from self._piece(np.asarray(ids)[part], ra[part], dec[part])
+            yield from self._piece(labels[part], ra[part], dec[part])
 
     def _piece(self, ids: NDArray[np.generic], ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Iterator[Matches]:
         starts, stops = self._candidates(ra, dec)

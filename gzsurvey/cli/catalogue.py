@@ -78,5 +78,21 @@ def send(run_dir: Path) -> None:
     click.echo(load(run_dir))
 
 
-COMMANDS = (query, crossmatch, send, verify)
+@click.command(cls=Command)
+@click.argument("run_dir", metavar="RUN", type=Directory)
+@click.argument("other")
+@click.argument("out", type=Directory)
+@click.option("--by", default=None, metavar="A,B", help="Columns of RUN. [default: its magnitude and size]")
+@click.option("--radius", default="1arcsec", help="Farthest apart that two positions of one galaxy are.")
+def compare(run_dir: Path, other: str, out: Path, by: str | None, radius: str) -> None:
+    """Compare RUN with another RUN or a published table, answer by answer.
+
+    Example: gzsurvey compare run gz_desi.parquet beside-gz-desi
+    """
+    from gzsurvey.comparison import compare as put_beside
+
+    click.echo(put_beside(run_dir, other, out, names(by), radius))
+
+
+COMMANDS = (query, crossmatch, send, compare, verify)
 """All of them, for the command line."""
