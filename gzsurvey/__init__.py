@@ -5,9 +5,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+_FUNCTIONS = dict.fromkeys(("crossmatch", "query", "read_catalogue", "send"), "gzsurvey.catalogue")
+_FUNCTIONS |= {"compare": "gzsurvey.comparison"}
+"""Public functions by name, and where they are."""
+
 
 def __getattr__(name: str) -> Any:
-    """Load `gzsurvey.read_catalogue` when it is asked for, so that importing the package stays light."""
-    if name == "read_catalogue":
-        return import_module("gzsurvey.catalogue").read_catalogue
+    """Load a public function when it is asked for, so that importing the package stays light."""
+    if name in _FUNCTIONS:
+        return getattr(import_module(_FUNCTIONS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@
     ├── TrainingError        training cannot go on (no finite loss, collapse, no labels)
     ├── ExportError          the ONNX file does not agree with the checkpoint: keep nothing
     ├── DemoFailed           the demo's own checks failed
+    ├── VerificationFailed   products of a run are damaged, or do not belong together
     ├── RunIncomplete        a run ended with failed blocks (exit 3; repeat the command)
     ├── CutoutUnavailable    no usable pixels for one target: a miss with a status, go on
     └── SourceFault          a source misbehaved for one target: retry, then a miss
@@ -167,6 +168,26 @@ class ExportError(GZSurveyError):
 
 class DemoFailed(GZSurveyError):
     """The demo finished, but its catalogue does not pass the demo's own checks."""
+
+
+class VerificationFailed(GZSurveyError):
+    """Products of a run are damaged, or do not belong together.
+
+    Parameters
+    ----------
+    run : Path or str
+        The RUN directory.
+    problems : sequence of str
+        One each: which file, which block or row, what is wrong. The first twenty are shown.
+    """
+
+    def __init__(self, run: Path | str, problems: Sequence[str]) -> None:
+        super().__init__(str(run), tuple(problems))
+        self.run, self.problems = str(run), tuple(problems)
+
+    def __str__(self) -> str:
+        more = f"; and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
+        return f"{self.run} fails verification: {'; '.join(self.problems[:20])}{more}"
 
 
 class RunIncomplete(GZSurveyError):

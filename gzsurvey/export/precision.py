@@ -71,11 +71,10 @@ class _Encoder:
 
 
 def _scaled_pixels(graph: GraphProto) -> str:
-    """Return what the first two nodes, a cast and a division, make of the input."""
+    """Return what the first two operations on pixels, a cast and a division, make of the input."""
     name = INPUT
-    for _ in range(2):
-        (node,) = (node for node in graph.node if name in node.input)
-        name = node.output[0]
+    for kind in ("Cast", "Div"):
+        name = next(node.output[0] for node in graph.node if node.op_type == kind and node.input[0] == name)
     return name
 
 

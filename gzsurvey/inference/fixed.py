@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.inference.provider import open_fixed_session
+from gzsurvey.inference.provider import open_fixed_session, quiet
 
 _CUDA_VERSIONS = (13, 12)
 """Of the runtime library that ONNX Runtime has loaded."""
@@ -40,10 +41,11 @@ class FixedBatch:
     ) -> None:
         from onnxruntime import OrtValue
 
-        shape, dtype = images
+        self.shape, self.dtype = shape, dtype = images
         self._session = session
         self._batch = np.zeros(shape, dtype)
-        _lock_pages(self._batch)
+        release = _lock_pages(self._batch)
+        weakref.finalize(self, release, self._batch)
         self._input = OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
         self._outputs = [
             OrtValue.ortvalue_from_shape_and_type((shape[0], *rest), np.float32, "cuda", 0) for rest in outputs.values()
@@ -76,7 +78,7 @@ class FixedBatch:
 def open_fixed_batch(
     model: bytes, session: Any, images: tuple[tuple[int, ...], Any], outputs: Mapping[str, tuple[int, ...]]
 ) -> FixedBatch:
-    """Prepare one batch size, with a CUDA graph where the model allows it.
+    """Prepare one batch size, with a CUDA graph where the model allows it, and predict it once.
 
     Parameters
     ----------
@@ -87,15 +89,39 @@ def open_fixed_batch(
     images, outputs
         As `FixedBatch` takes them.
     """
+    from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
+
     item = session.get_inputs()[0]
     graph = open_fixed_session(model, {str(item.shape[0]): images[0][0]})
-    return FixedBatch(graph or session, item.name, images, outputs)
+    # The first batch chooses algorithms, which cuDNN comments on; it captures the graph too.
+    with quiet():
+        if graph is not None:
+            with contextlib.suppress(EPFail, Fail, RuntimeException, RuntimeError):
+                return _warm(FixedBatch(graph, item.name, images, outputs))
+        return _warm(FixedBatch(session, item.name, images, outputs))
 
 
-def _lock_pages(array: NDArray[Any]) -> None:
-    """Keep an array in place, so that the GPU reads it without a copy in between; where CUDA refuses, leave it."""
+def _warm(batch: FixedBatch) -> FixedBatch:
+    batch.run(np.zeros((0, *batch.shape[1:]), batch.dtype))
+    return batch
+
+
+def _lock_pages(array: NDArray[Any]) -> Callable[[NDArray[Any]], None]:
+    """Keep an array in place, so that the GPU reads it without a copy in between; return what lets it go.
+
+    Where CUDA refuses, the array stays as it is.
+    """
     for version in _CUDA_VERSIONS:
         with contextlib.suppress(OSError):
             runtime = ctypes.CDLL(f"cudart64_{version}.dll" if sys.platform == "win32" else f"libcudart.so.{version}")
-            runtime.cudaHostRegister(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), 0)
-            return
+            if runtime.cudaHostRegister(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), 0) == 0:
+                return lambda held: _unlock_pages(runtime, held)
+            # ONNX Runtime would take it for an error of its own.
+            runtime.cudaGetLastError()
+            break
+    return lambda _held: None
+
+
+def _unlock_pages(runtime: Any, array: NDArray[Any]) -> None:
+    runtime.cudaHostUnregister(ctypes.c_void_p(array.ctypes.data))
+    runtime.cudaGetLastError()

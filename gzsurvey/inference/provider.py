@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from gzsurvey.errors import RecipeError
@@ -130,9 +130,18 @@ def _start_on_gpu(
             onnxruntime.preload_dlls()
     first: list[Any] = [(TENSORRT, {})] if provider == TENSORRT else []
     # It reports missing libraries on stderr and goes on; the caller compares providers instead.
+    with quiet():
+        return _start(model, [*first, (CUDA, _CUDA_OPTIONS | dict(options or {})), CPU], threads, fixed)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what ONNX Runtime says on stderr to itself, unless it ends the process."""
+    import onnxruntime
+
     onnxruntime.set_default_logger_severity(_FATAL)
     try:
-        return _start(model, [*first, (CUDA, _CUDA_OPTIONS | dict(options or {})), CPU], threads, fixed)
+        yield
     finally:
         onnxruntime.set_default_logger_severity(_ERROR)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,17 +23,38 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".part.{path.name}")
     try:
         yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(aside)
         aside.replace(path)
-        sync_directory(path.parent)
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def sync_directory(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def folder_written_aside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to; afterwards flush its files to disk and let it take the place of `path`.
+
+    After an error nothing is left, and an older `path` stays as it was.
+    """
+    aside, old = path.with_name(f".part.{path.name}"), path.with_name(f".old.{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in sorted(aside.rglob("*")):
+            sync(file)
+        if path.exists():
+            path.rename(old)
+        aside.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or renames in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

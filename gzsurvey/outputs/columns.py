@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gzsurvey.card import Card, ClassesHead, NumberHead, TaskHead, VotesHead
 from gzsurvey.errors import CardMismatch, TableError
@@ -21,7 +22,7 @@ from gzsurvey.status import DESCRIPTIONS
 from gzsurvey.votes.tree import DecisionTree, Question
 
 Dtype = Literal["L", "I", "J", "K", "E", "D", "A"]
-Flavour = Literal["catalogue", "full"]
+Flavour = Literal["catalogue", "full", "friendly"]
 
 MAX_COLUMNS = 999
 """What a standard FITS binary table can hold."""
@@ -69,6 +70,14 @@ class Column:
         """Big-endian type of one cell, as FITS stores it."""
         return np.dtype(f"S{self.width}" if self.dtype == "A" else _NUMPY[self.dtype])
 
+    def is_null(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which values stand for "nothing": NaN, blank, or `null`; bool, shape (N,)."""
+        if self.dtype in "ED":
+            return np.asarray(np.isnan(values))
+        if self.dtype == "A":
+            return np.asarray(values == "")
+        return np.zeros(len(values), bool) if self.null is None else np.asarray(values == self.null)
+
     @property
     def short_description(self) -> str:
         """The description, cut at a word to what a FITS card holds."""
@@ -114,6 +123,9 @@ FRACTION = Column(
     description="{label} ({campaign}): expected fraction of volunteers giving this answer among those asked, "
     "as seen in this image (not debiased)",
 )  # fmt: skip
+FRIENDLY_FRACTION = replace(
+    FRACTION, description=f"{FRACTION.description}; blank where fewer than half of the volunteers would be asked"
+)
 LOWER = Column(
     "{question}_{answer}_lower", "E", ucd="stat.probability;stat.min", display="F6.4",
     description="{label} ({campaign}): lower end of the central 90% credible interval of the fraction "
@@ -274,7 +286,8 @@ class Layout:
     def question_columns(self, question: Question) -> tuple[Column, ...]:
         """Columns of one question."""
         answers = [self._words(question, answer) for answer in question.answers]
-        columns = [FRACTION.of(**words) for words in answers]
+        fraction = FRIENDLY_FRACTION if self.flavour == "friendly" else FRACTION
+        columns = [fraction.of(**words) for words in answers]
         about = self._words(question)
         leading = replace(LEADING.of(**about), width=max(len(answer) for answer in question.answers))
         columns += [ASKED.of(**about), leading]

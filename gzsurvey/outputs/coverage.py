@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,22 @@ from gzsurvey.status import Status
 
 ORDER = 11
 """HEALPix order of the maps: cells of 1.7 arcmin."""
+Cells = NDArray[np.bool_]
+"""One value for each cell of the sky: 50 MB, of which only what is touched is held."""
+
+
+def _empty_sky() -> Cells:
+    return np.zeros(12 * 4**ORDER, dtype=bool)
 
 
 @dataclass
 class Coverage:
     """Gathers cells as blocks pass by."""
 
-    delivered: set[int] = field(default_factory=set)
-    missing: set[int] = field(default_factory=set)
+    delivered: Cells = field(default_factory=_empty_sky)
+    """Cells with a prediction."""
+    missing: Cells = field(default_factory=_empty_sky)
+    """Cells with a miss."""
 
     def append(self, block: Mapping[str, NDArray[Any]]) -> None:
         """Add the cells of a block.
@@ -36,12 +44,12 @@ class Coverage:
         cells = np.asarray(block[c.HEALPIX.name])
         predicted = np.asarray(block[c.STATUS.name]) == Status.PREDICTED
         for found, rows in ((self.delivered, predicted), (self.missing, ~predicted)):
-            found.update(np.unique(cells[rows & (cells >= 0)] >> 2 * (29 - ORDER)).tolist())
+            found[cells[rows & (cells >= 0)] >> 2 * (29 - ORDER)] = True
 
-    @property
-    def requested(self) -> set[int]:
-        """Cells with a target."""
-        return self.delivered | self.missing
+    def maps(self) -> dict[str, Any]:
+        """Return the `mocpy.MOC` of cells with a target, with a prediction, with a miss, by name."""
+        cells = {"requested": self.delivered | self.missing, "delivered": self.delivered, "missing": self.missing}
+        return {name: _moc(found) for name, found in cells.items()}
 
     def write(self, folder: Path, footprint: Any | None) -> None:
         """Write the four maps; none for a run without positions.
@@ -53,25 +61,27 @@ class Coverage:
         footprint : mocpy.MOC or None
             The region asked for; None: wherever there are targets.
         """
-        if not self.requested:
+        maps = self.maps()
+        if maps["requested"].empty():
             return
         folder.mkdir(exist_ok=True)
-        requested = _moc(self.requested)
-        maps = {
-            "footprint": requested if footprint is None else footprint,
-            "requested": requested,
-            "delivered": _moc(self.delivered),
-            "missing": _moc(self.missing),
-        }
+        maps["footprint"] = maps["requested"] if footprint is None else footprint
         for name, moc in maps.items():
             with written_aside(folder / f"{name}.fits") as aside:
-                moc.save(str(aside), format="fits", overwrite=True)
+                # Version 1 of the standard: TOPCAT and STILTS as Debian 12 has them cannot read version 2.
+                moc.save(str(aside), format="fits", overwrite=True, v1_compatible=True)
 
 
-def _moc(cells: set[int]) -> Any:
+def read_maps(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield some maps, `mocpy.MOC`, by name."""
     from mocpy import MOC
 
-    if not cells:
-        return MOC.new_empty(ORDER)
-    found = np.array(sorted(cells), dtype=np.uint64)
+    for name in names:
+        yield name, MOC.from_fits(folder / f"{name}.fits")
+
+
+def _moc(cells: Cells) -> Any:
+    from mocpy import MOC
+
+    found = np.flatnonzero(cells).astype(np.uint64)
     return MOC.from_healpix_cells(found, np.full(len(found), ORDER, dtype=np.uint8), ORDER)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from astropy.table import Column as AstropyColumn
-from astropy.table import Table
 from numpy.typing import NDArray
 
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.aside import written_aside
 from gzsurvey.outputs.columns import Column
+from gzsurvey.outputs.text import ecsv_header
 from gzsurvey.status import DESCRIPTIONS, Status
 
-_TYPES = {"A": str, "K": np.int64, "D": np.float64, "I": np.int16}
 REASON = Column("reason", "A", 1, ucd="meta.note", description="Why there is no prediction")
 
 
@@ -35,7 +32,7 @@ def open_missing(path: Path, target_id: Column) -> Iterator[MissingWriter]:
         Name and type of the ids.
     """
     with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        file.write(_ecsv_header((target_id, c.RA, c.DEC, c.STATUS, REASON)))
+        file.write(ecsv_header((target_id, c.RA, c.DEC, c.STATUS, REASON)))
         yield MissingWriter(file)
 
 
@@ -63,15 +60,9 @@ class MissingWriter:
             self._writer.writerow((target, repr(ra), repr(dec), status, said))
 
 
-def _ecsv_header(columns: tuple[Column, ...]) -> str:
-    table = Table()
-    for column in columns:
-        table[column.name] = AstropyColumn(
-            np.zeros(0, dtype=_TYPES[column.dtype]),
-            unit=column.unit or None,
-            description=column.description,
-            meta={"ucd": column.ucd},
-        )
-    text = io.StringIO()
-    table.write(text, format="ascii.ecsv", delimiter=",")
-    return text.getvalue()
+def read_missing(path: Path) -> Iterator[list[str]]:
+    """Yield the cells of each row of ``missing.ecsv`` as text: id, ra, dec, status, reason."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = (line for line in file if not line.startswith("#"))
+        next(lines)
+        yield from csv.reader(lines)

@@ -72,6 +72,21 @@ class RunPaths:
         return self.run / "catalogue_full.fits"
 
     @property
+    def catalogue_friendly(self) -> Path:
+        """As `catalogue`, fractions blank where fewer than half of the volunteers would be asked."""
+        return self.run / "catalogue_friendly.fits"
+
+    @property
+    def catalogues(self) -> tuple[Path, Path, Path]:
+        """All that there may be, each as one file or in parts."""
+        return self.catalogue, self.catalogue_full, self.catalogue_friendly
+
+    @property
+    def hats(self) -> Path:
+        """The rows of `catalogue_full` as a HATS collection."""
+        return self.run / "hats"
+
+    @property
     def missing(self) -> Path:
         """Every target without a prediction."""
         return self.run / "missing.ecsv"
@@ -80,6 +95,11 @@ class RunPaths:
     def provenance(self) -> Path:
         """Inputs, selection, model, source, versions, times."""
         return self.run / "provenance.json"
+
+    @property
+    def checksums(self) -> Path:
+        """Sha256 of every product, as ``sha256sum -c`` reads it; those of the shards of `zarr` stand in the ledger."""
+        return self.run / "sha256.txt"
 
     @property
     def environment(self) -> Path:
@@ -102,6 +122,21 @@ class RunPaths:
         return self.run / "moc"
 
     @property
+    def delivered(self) -> Path:
+        """Coverage map of the predictions."""
+        return self.moc / "delivered.fits"
+
+    @property
     def report(self) -> Path:
         """The page of the run."""
         return self.run / "report.html"
+
+
+def is_there(product: Path) -> bool:
+    """Tell whether a FITS product exists, as one file or in parts."""
+    return product.is_file() or parts_list(product).is_file()
+
+
+def parts_list(product: Path) -> Path:
+    """List the parts, in row order, of a FITS product too large for one file; they lie beside this list."""
+    return product.with_suffix("") / "parts.txt"

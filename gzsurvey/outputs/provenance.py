@@ -67,11 +67,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_facts(path: Path) -> dict[str, Any]:
-    """Return name, size and checksum of a file."""
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
 def _attributes(facts: Facts) -> dict[str, Any]:
     """Return facts under our prefix; PROV-JSON values are scalars, so structures become JSON text."""
     scalar = (str, int, float, bool)

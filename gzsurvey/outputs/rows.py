@@ -16,8 +16,9 @@ from gzsurvey.card import Card, ClassesHead, LabelsHead, NumberHead, TaskHead, T
 from gzsurvey.outliers import embedding_distance
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Layout, column_word
+from gzsurvey.sky.healpix import with_neighbours
 from gzsurvey.status import Status
-from gzsurvey.votes.fractions import leading_answer, proportion_asked
+from gzsurvey.votes.fractions import LEAST_ASKED, leading_answer, proportion_asked
 from gzsurvey.votes.uncertainty import disagreement, mixture_fractions, mixture_interval, normal_mixture_interval
 
 Array = NDArray[Any]
@@ -78,6 +79,17 @@ def vote_rows(concentration: Array, layout: Layout) -> Rows:
         for column, answer in enumerate(question.answers, question.start):
             rows |= {layout.column_name(p, question, answer): v[:, column] for p, v in per_answer.items()}
     return rows
+
+
+def friendly_rows(rows: Mapping[str, Array], layout: Layout) -> Rows:
+    """Blank the fractions of questions that fewer than half of the volunteers would be asked, as GZ DESI does."""
+    friendly = dict(rows)
+    for question in layout.tree.questions:
+        unasked = ~(rows[layout.column_name(c.ASKED, question)] >= LEAST_ASKED)
+        for answer in question.answers:
+            name = layout.column_name(c.FRACTION, question, answer)
+            friendly[name] = np.where(unasked, np.nan, rows[name])
+    return friendly
 
 
 def task_rows(output: Array, head: TaskHead, prevalence: Mapping[str, float] | None = None) -> Rows:
@@ -177,12 +189,7 @@ def in_training(healpix_29: NDArray[np.int64], card: Card) -> NDArray[np.int16]:
 
 @lru_cache(maxsize=4)
 def _with_neighbours(cells: tuple[int, ...]) -> NDArray[np.int64]:
-    from cdshealpix.nested import neighbours
-
-    if not cells:
-        return np.zeros(0, dtype=np.int64)
-    found = np.unique(np.asarray(neighbours(np.asarray(cells, dtype=np.uint64), TRAINING_ORDER)).astype(np.int64))
-    return np.asarray(found[found >= 0])
+    return with_neighbours(np.asarray(cells, dtype=np.int64), TRAINING_ORDER)
 
 
 def fails_training_cuts(

@@ -117,17 +117,14 @@ def contact_sheet(run_dir: Path, column: str, n: int, path: Path) -> Path:
     if n < 1:
         raise TableError(column, f"the number of galaxies must be at least 1, got {n}")
     view = SurveyView(run_dir)
-    try:
-        if view.column(column).dtype.kind not in "fiu":
-            raise TableError(column, "holds text; a contact sheet ranks by a number")
-        measure = view.measure_of(column)
-        rows = highest(view, measure, n)
-        if not len(rows):
-            raise TableError(column, "no galaxy has a value in it")
-        values, ids = view.column(column)[rows], view.column(view.id_name)[rows]
-        pictures = fetch_pictures(view, rows)
-    finally:
-        view.close()
+    if view.column(column).dtype.kind not in "fiu":
+        raise TableError(column, "holds text; a contact sheet ranks by a number")
+    measure = view.measure_of(column)
+    rows = highest(view, measure, n)
+    if not len(rows):
+        raise TableError(column, "no galaxy has a value in it")
+    values, ids = view.column(column)[rows], view.column(view.id_name)[rows]
+    pictures = fetch_pictures(view, rows)
     labels = [f"{galaxy}\n{value:.3f}" for galaxy, value in zip(ids, values, strict=True)]
     _draw_sheet(measure.title, [pictures.get(int(row)) for row in rows], labels, path)
     return path

@@ -48,11 +48,7 @@ def report(run_dir: Path) -> Path:
     gzsurvey.errors.TableError
         There is no catalogue yet.
     """
-    view = SurveyView(run_dir)
-    try:
-        text = render(view)
-    finally:
-        view.close()
+    text = render(SurveyView(run_dir))
     path = RunPaths(run_dir).report
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
@@ -72,7 +68,7 @@ def render(view: SurveyView) -> str:
         view=view,
         record=view.record,
         card=view.card,
-        finished=view.header.get("DATE", ""),
+        finished=view.parameters.get("DATE", ""),
         campaigns=view.layout.campaigns,
         totals=totals(view),
         statuses=statuses(view),

@@ -17,14 +17,13 @@ from gzsurvey.errors import TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column, Layout, Stored
-from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.opened import Catalogue, open_catalogue
+from gzsurvey.outputs.paths import RunPaths, is_there
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
 from gzsurvey.survey.record import RunRecord, read_record
+from gzsurvey.votes.fractions import LEAST_ASKED
 from gzsurvey.votes.tree import Question
-
-ASKED_LIMIT = 0.5
-"""Answers to a question are shown for galaxies of which at least this share of volunteers is asked it."""
 
 REMARKABLE = ("yes", "strong", "merger", "major-disturbance")
 """Answers to later questions that say that a galaxy has a feature."""
@@ -64,19 +63,19 @@ class SurveyView:
     @cached_property
     def layout(self) -> Layout:
         """Questions of the campaigns that were published."""
-        text = str(self.header.get("CAMPAIGN", ""))
+        text = str(self.parameters.get("CAMPAIGN", ""))
         campaigns = tuple(name for name in text.split(", ") if name)
         return Layout(self.card, campaigns, Stored())
 
     @cached_property
-    def header(self) -> Any:
-        """FITS header of the catalogue."""
-        return self._hdu.header
+    def parameters(self) -> dict[str, Any]:
+        """What the header of the catalogue says of the run, by keyword."""
+        return {parameter.keyword: parameter.value for parameter in self._catalogue.parameters}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Columns of the catalogue."""
-        return tuple(self._hdu.columns.names)
+        return tuple(self._catalogue.by_name)
 
     @property
     def id_name(self) -> str:
@@ -99,8 +98,7 @@ class SurveyView:
         if name not in self.names:
             near = ", ".join(get_close_matches(name, self.names, n=3)) or "see 'stilts tpipe cmd=meta'"
             raise TableError(str(RunPaths(self.run).catalogue), f"has no column {name!r}; near: {near}")
-        values = np.asarray(self._hdu.data[name])
-        return values.astype(values.dtype.newbyteorder("=")) if values.dtype.kind in "fiu" else values
+        return self._catalogue.read(np.arange(len(self._catalogue)), [name])[name]
 
     @cached_property
     def predicted(self) -> NDArray[np.bool_]:
@@ -112,19 +110,18 @@ class SurveyView:
         values = self.column(name)
         if values.dtype.kind not in "fiu":
             return np.full(len(values), np.nan)
-        null = self._hdu.columns[name].null
-        known = values != null if isinstance(null, int) else np.ones(len(values), dtype=bool)
-        return np.where(known, values, np.nan).astype(np.float64)
+        null = self._catalogue.by_name[name].is_null(values)
+        return np.where(null, np.nan, values).astype(np.float64)
 
     def unit(self, name: str) -> str:
         """Return a column's unit, as text."""
-        return str(self._hdu.columns[name].unit or "")
+        return self._catalogue.by_name[name].unit
 
     def reliable(self, measure: Measure) -> NDArray[np.float64]:
         """Return a measure's values, NaN where too few volunteers are asked, shape (N,)."""
         values = self.numbers(measure.column)
         if measure.asked:
-            values[~(self.column(measure.asked) >= ASKED_LIMIT)] = np.nan
+            values[~(self.column(measure.asked) >= LEAST_ASKED)] = np.nan
         return values
 
     def measure(self, question: Question, answer: str) -> Measure:
@@ -161,22 +158,12 @@ class SurveyView:
             found.append(Measure("most unlike the training galaxies", c.OOD_DISTANCE.name))
         return found
 
-    def close(self) -> None:
-        """Close the catalogue."""
-        self._file.close()
-
     @cached_property
-    def _file(self) -> Any:
-        from astropy.io import fits
-
+    def _catalogue(self) -> Catalogue:
         path = RunPaths(self.run).catalogue
-        if not path.is_file():
+        if not is_there(path):
             raise TableError(str(self.run), "holds no catalogue.fits; make it with 'gzsurvey publish'")
-        return fits.open(path, memmap=True)
-
-    @property
-    def _hdu(self) -> Any:
-        return self._file[1]
+        return open_catalogue(path)
 
 
 def _score(task: str, column: Column, label: str) -> Measure:

@@ -169,6 +169,52 @@ def parse_footprint(text: str) -> Footprint:
     return Polygon(text, _box_corners(numbers[0], numbers[1], numbers[2], numbers[3]))
 
 
+def parse_cone(text: str) -> Circle:
+    """Return the circle that a user means by a position and a radius.
+
+    Parameters
+    ----------
+    text : str
+        ``RA DEC RADIUS``: degrees, ICRS; the radius with a unit of angle (``30arcsec``, ``2arcmin``,
+        ``0.5deg``), without one in degrees.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        It is no position and radius, or the radius has another unit.
+    """
+    parts = text.replace(",", " ").split(maxsplit=2)
+    if len(parts) != 3:
+        raise RecipeError(f"cone {text!r}", "give RA DEC RADIUS, e.g. '150.1 2.2 30arcsec'")
+    ra, dec = _numbers(f"{parts[0]},{parts[1]}", f"cone {text!r}")
+    _check_position(ra, dec, f"cone {text!r}")
+    radius = parse_radius(parts[2])
+    return Circle(text, ra, dec, radius)
+
+
+def parse_radius(text: str) -> float:
+    """Return a radius in degrees: ``30arcsec``, ``0.5deg``, or a plain number of degrees.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        It has no unit of angle, or is not above 0 and at most 180 degrees.
+    """
+    from astropy.units import Quantity, UnitConversionError, deg
+
+    where = f"radius {text.strip()!r}"
+    try:
+        quantity = Quantity(text)
+        radius = float(quantity.value if quantity.unit == "" else quantity.to_value(deg))
+    except UnitConversionError:
+        raise RecipeError(where, "its unit is no angle; give deg, arcmin or arcsec, e.g. 30arcsec") from None
+    except (TypeError, ValueError):
+        raise RecipeError(where, "is no number with a unit; give e.g. 30arcsec, 2arcmin or 0.5deg") from None
+    if not 0 < radius <= 180:
+        raise RecipeError(where, "must be above 0 and at most 180 degrees")
+    return radius
+
+
 def _moc_file(text: str) -> MocFile:
     path = Path(text)
     if not path.is_file():

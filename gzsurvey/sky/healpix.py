@@ -37,6 +37,16 @@ def cells(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], order: int 
     return out
 
 
+def with_neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:
+    """Return some cells and all that touch them, ascending, int64."""
+    from cdshealpix.nested import neighbours
+
+    if not len(cells):
+        return cells
+    found = np.unique(np.asarray(neighbours(np.asarray(cells, dtype=np.uint64), order)).astype(np.int64))
+    return np.asarray(found[found >= 0])
+
+
 def sky_order(healpix_29: NDArray[np.int64], ids: NDArray[np.generic]) -> NDArray[np.int64]:
     """Return the row numbers in catalogue order: by cell, ties by id.
 

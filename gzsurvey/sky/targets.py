@@ -190,10 +190,7 @@ def _part(
     notes: list[str] = []
     ids = identifiers([chunk[name] for name in roles.id], where, rows)
     if roles.ra:
-        lon = degrees(chunk[roles.ra], infos[roles.ra], 15.0, notes)
-        lat = degrees(chunk[roles.dec], infos[roles.dec], 1.0, notes)
-        _check_positions(lon, lat, where, rows)
-        ra, dec = to_icrs(lon, lat, "galactic" if roles.galactic else file.frame, notes)
+        ra, dec = positions(file, roles, chunk, rows, notes)
     else:
         ra = dec = np.full(len(rows), np.nan)
     part: dict[str, Any] = {"id": np.ma.asarray(ids), "ra": np.ma.asarray(ra), "dec": np.ma.asarray(dec)}
@@ -206,6 +203,22 @@ def _part(
     if roles.image:
         part["image"] = chunk[roles.image]
     return part | {f"keep:{name}": chunk[name] for name in options.keep} | {"notes": notes}
+
+
+def positions(
+    file: TableFile, roles: Roles, chunk: Chunk, rows: NDArray[np.int64], notes: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the positions of a chunk, ICRS degrees, shape (n,); `rows` are its rows' numbers in the file.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        One is not on the sky; names the rows.
+    """
+    lon = degrees(chunk[roles.ra], file.columns[roles.ra], 15.0, notes)
+    lat = degrees(chunk[roles.dec], file.columns[roles.dec], 1.0, notes)
+    _check_positions(lon, lat, str(file.path), rows)
+    return to_icrs(lon, lat, "galactic" if roles.galactic else file.frame, notes)
 
 
 def _check_positions(lon: NDArray[np.float64], lat: NDArray[np.float64], where: str, rows: NDArray[np.int64]) -> None:

@@ -6,5 +6,8 @@ from gzsurvey.survey.plan import Plan, dry_run, plan
 from gzsurvey.survey.publish import publish
 from gzsurvey.survey.run import run
 from gzsurvey.survey.status import Summary, status
+from gzsurvey.survey.verify import Verification, verify
 
-__all__ = ["Job", "Plan", "Summary", "classify", "dry_run", "plan", "publish", "run", "status"]
+__all__ = [
+    "Job", "Plan", "Summary", "Verification", "classify", "dry_run", "plan", "publish", "run", "status", "verify",
+]  # fmt: skip

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gzsurvey import __version__
+from gzsurvey.card import Card
 from gzsurvey.outputs.columns import Layout
 from gzsurvey.outputs.parameters import Parameter
-from gzsurvey.outputs.paths import RunPaths
-from gzsurvey.outputs.provenance import Provenance, file_facts
+from gzsurvey.outputs.paths import RunPaths, parts_list
+from gzsurvey.outputs.provenance import Provenance, sha256_of
 from gzsurvey.status import Status
+from gzsurvey.survey.finished import FinishedRun
 from gzsurvey.survey.ledger import LedgerEntry
 from gzsurvey.survey.record import RunRecord
 
@@ -63,50 +65,57 @@ def header_parameters(record: RunRecord, layout: Layout, entries: Entries, count
     for number, (task, shares) in enumerate(layout.prevalence.items(), 1):
         said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
         facts.append(Parameter(f"PREVAL{number}"[:8], f"{task}: {said}", "prevalence in the survey"))
+    for number, credit in enumerate(card.credits, 1):
+        said = f"{credit.citation}: {credit.name}, {credit.licence or 'licence unknown'}"
+        facts.append(Parameter(f"CITE{number}"[:8], said, "trained the model: cite it, keep its licence"))
     return tuple(facts)
 
 
-def provenance(run: Path, record: RunRecord, entries: Entries, counts: Counts) -> Provenance:
+def provenance(run: FinishedRun, layout: Layout, sums: Mapping[Path, str]) -> Provenance:
     """Return where the products of a run come from.
 
     Parameters
     ----------
-    run : Path
-        The RUN; its products have been written.
-    record : RunRecord
-        The plan.
-    entries : mapping of int to LedgerEntry
-        Finished blocks.
-    counts : mapping of int to int
-        Targets by status.
+    run : FinishedRun
+        Its products have been written.
+    layout : Layout
+        Of the catalogues.
+    sums : mapping of Path to str
+        The sha256 of every product.
     """
-    paths = RunPaths(run)
-    products = {path.stem: path for path in (paths.catalogue, paths.catalogue_full, paths.missing)}
-    products |= {f"moc-{path.stem}": path for path in sorted(paths.moc.glob("*.fits"))}
+    paths = run.paths
+    single = {path.stem: path for path in (*paths.catalogues, paths.missing)}
+    single |= {f"moc-{path.stem}": path for path in sorted(paths.moc.glob("*.fits"))}
+    products = {name: _file_facts(path, sums) for name, path in single.items() if path in sums}
+    products |= {paths.zarr.stem: _zarr_facts(paths, run.entries)}
+    folders = [paths.hats, *(parts_list(product).parent for product in paths.catalogues)]
+    products |= {folder.name: facts for folder in folders if (facts := _folder_facts(folder, sums))}
     return Provenance(
-        activity=_activity(record, entries, counts),
-        inputs=_inputs(paths, record),
-        products={f"product-{name}": file_facts(path) for name, path in products.items()} | _zarr(paths, entries),
-        started=record.created,
-        finished=finished_time(record, entries),
+        activity=_activity(run, layout),
+        inputs=_inputs(paths, run.record, run.card),
+        products={f"product-{name}": facts for name, facts in products.items()},
+        started=run.record.created,
+        finished=finished_time(run.record, run.entries),
     )
 
 
-def _inputs(paths: RunPaths, record: RunRecord) -> dict[str, dict[str, Any]]:
+def _inputs(paths: RunPaths, record: RunRecord, card: Card) -> dict[str, dict[str, Any]]:
     targets = {
         f"targets-{i}": {"file": name, "sha256": digest}
         for i, (name, digest) in enumerate(sorted(record.targets_sha256.items()), 1)
     }
     sources = {
         f"source-{i}": source.model_dump(mode="json")
-        | ({"index_sha256": file_facts(paths.run / source.index)["sha256"]} if source.index else {})
+        | ({"index_sha256": sha256_of(paths.run / source.index)} if source.index else {})
         for i, source in enumerate(record.sources, 1)
     }
-    model = {"file": paths.model.name, "sha256": record.model_sha256}
+    about = [credit.model_dump(mode="json") for credit in card.credits]
+    model = {"file": paths.model.name, "sha256": record.model_sha256, "trained_on": about}
     return targets | sources | {"model": model, "recipe": record.recipe.model_dump(mode="json")}
 
 
-def _activity(record: RunRecord, entries: Entries, counts: Counts) -> dict[str, Any]:
+def _activity(run: FinishedRun, layout: Layout) -> dict[str, Any]:
+    record, entries = run.record, run.entries
     versions: dict[str, str] = dict(record.versions)
     for entry in entries.values():
         versions |= entry.versions
@@ -116,7 +125,9 @@ def _activity(record: RunRecord, entries: Entries, counts: Counts) -> dict[str, 
         "footprint": record.footprint,
         "exclude": record.exclude,
         "notes": list(record.notes),
-        "statuses": {str(int(status)): n for status, n in sorted(counts.items())},
+        "campaigns": list(layout.campaigns),
+        "prevalence": {task: dict(shares) for task, shares in layout.prevalence.items()},
+        "statuses": {str(int(status)): n for status, n in sorted(run.counts.items())},
         "blocks": record.n_blocks,
         "blocks_finished": len(entries),
         "block_seconds": round(sum(entry.seconds for entry in entries.values()), 3),
@@ -126,11 +137,21 @@ def _activity(record: RunRecord, entries: Entries, counts: Counts) -> dict[str, 
     }
 
 
-def _zarr(paths: RunPaths, entries: Entries) -> dict[str, dict[str, Any]]:
+def _file_facts(path: Path, sums: Mapping[Path, str]) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sums[path]}
+
+
+def _folder_facts(folder: Path, sums: Mapping[Path, str]) -> dict[str, Any]:
+    """Return one checksum for all files of a folder; ``sha256.txt`` has each one's own."""
+    inside = {path: digest for path, digest in sums.items() if path.is_relative_to(folder)}
+    digest = hashlib.sha256("".join(f"{path.relative_to(folder)} {s}\n" for path, s in sorted(inside.items())).encode())
+    return {"file": folder.name, "files": len(inside), "files_sha256": digest.hexdigest()} if inside else {}
+
+
+def _zarr_facts(paths: RunPaths, entries: Entries) -> dict[str, Any]:
     """Return one checksum for all shards; the ledger holds each one's own."""
     digest = hashlib.sha256()
     shards = [(block, name, s.sha256) for block, e in sorted(entries.items()) for name, s in sorted(e.shards.items())]
     for block, name, sha256 in shards:
         digest.update(f"{block} {name} {sha256}\n".encode())
-    about = {"file": paths.zarr.name, "shards": len(shards), "shards_sha256": digest.hexdigest()}
-    return {f"product-{paths.zarr.stem}": about}
+    return {"file": paths.zarr.name, "shards": len(shards), "shards_sha256": digest.hexdigest()}

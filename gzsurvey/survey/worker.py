@@ -222,6 +222,13 @@ def fill(runtime: Runtime, block: Block, targets: Columns, todo: list[int], rows
         _store(rows.values, batch.rows, batch.outputs)
 
 
+def recompute_rows(runtime: Runtime, block: Block, targets: Columns, todo: list[int]) -> Columns:
+    """Return the arrays of a block in which the rows `todo` alone are filled, from pixels."""
+    rows = _BlockRows(empty_rows(runtime.model, targets))
+    fill(runtime, block, targets, todo, rows)
+    return rows.values
+
+
 def _answered(runtime: Runtime, wanted: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss, NDArray[Any] | None]]:
     """Yield row, answer, and the prepared image of a cutout in the model's layout."""
     preparation = runtime.model.card.preparation

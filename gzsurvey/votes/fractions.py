@@ -12,6 +12,9 @@ from gzsurvey.votes.tree import DecisionTree, Question
 
 Floats = NDArray[np.floating]
 
+LEAST_ASKED = 0.5
+"""Share of volunteers below which a question says little: it was not meant for the galaxy."""
+
 
 def expected_fractions(values: Floats, tree: DecisionTree) -> Floats:
     """Share of each answer within its question.
@@ -81,5 +84,5 @@ def leading_answer(fractions: Floats, asked: Floats, question: Question) -> NDAr
     """
     part = fractions[:, question.columns]
     best = np.asarray(question.answers)[np.argmax(np.nan_to_num(part, nan=-1.0), axis=1)]
-    known = np.isfinite(part).all(axis=1) & (np.nan_to_num(asked) >= 0.5)
+    known = np.isfinite(part).all(axis=1) & (np.nan_to_num(asked) >= LEAST_ASKED)
     return np.where(known, best, "")

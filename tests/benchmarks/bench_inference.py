@@ -229,8 +229,9 @@ def table(found: list[Contestant], bound: dict[str, float]) -> str:
 
 def measure(encoder: str, size: int, options: argparse.Namespace, rates: dict[str, float]) -> dict[str, Any]:
     network = network_of(encoder)
-    bound = {"operations": rates["operations"] / flops(network, size)}
-    values = activation_values(network, size)
+    operations, values = flops(network, size), activation_values(network, size)
+    said = f"{operations / 1e9:.2f} GFLOP and {values / 1e6:.1f} million activations per image"
+    bound = {"operations": rates["operations"] / operations}
     if options.device == "cuda":
         bound["bytes"] = rates["bytes"] / (2 * values)
     precisions = ("fp32", "fp16") if options.device == "cuda" else ("fp32", "int8")
@@ -244,7 +245,6 @@ def measure(encoder: str, size: int, options: argparse.Namespace, rates: dict[st
         for _ in range(options.rounds):
             for contestant in found:
                 contestant.turn(images, options.seconds)
-    said = f"{flops(network, size) / 1e9:.2f} GFLOP and {values / 1e6:.1f} million activations per image"
     print(
         f"\n{encoder}, {size} px, {said}, batch {found[0].batch}\n\n{table(found, bound)}\n",
         flush=True,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from outputs.catalogues import client
 from outputs.runs import make_run
 
+from gzsurvey.cli import cli
 from gzsurvey.outputs.reference import columns_page
 from gzsurvey.survey.publish import publish
 
@@ -41,6 +44,19 @@ def test_astropy_page_runs(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (folder / "smooth.png").is_file()
     assert "deg | What happened" in done.stdout
+
+
+def test_query_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    commands = "\n".join(blocks("how-to/query.md", "bash")).replace("\\\n", " ").split("\n")
+    commands = [command for command in commands if command]
+    assert len(commands) == 7
+    for command in commands:
+        done = CliRunner().invoke(cli, shlex.split(command)[1:])
+        assert done.exit_code == 0, f"{command}\n{done.output}"
+    assert "matches; -o FILE" in done.output
+    exec("\n".join(blocks("how-to/query.md", "python")), {})
+    assert (folder / "smooth.parquet").is_file()
 
 
 @pytest.mark.parametrize("number", range(len(blocks("how-to/topcat.md", "bash"))))

@@ -116,7 +116,7 @@ def _record(targets: Targets, n: int, source: str) -> RunRecord:
         provider="cpu",
         rows=n,
         block_rows=BLOCK_ROWS,
-        has_positions=True,
+        has_positions=targets.has_positions,
         id_column=described(targets.id_column),
         kept=tuple(described(info) for info in targets.kept_columns),
         select="mag_r < 20",

@@ -122,7 +122,6 @@ def test_the_highest_are_ranked_among_those_asked(run: Path) -> None:
     assert asked[rows].all()
     assert values[rows].min() >= np.sort(values[asked])[-5]
     assert (np.diff(values[rows]) <= 0).all()
-    view.close()
 
 
 def test_a_contact_sheet_is_a_picture(run: Path, tmp_path: Path) -> None:

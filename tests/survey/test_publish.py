@@ -9,10 +9,11 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from mocpy import MOC
-from outputs.catalogues import BIG_ID, client, make_card
+from outputs.catalogues import BIG_ID, client, make_card, package
 from outputs.runs import BLOCK_ROWS, make_run
 
-from gzsurvey.catalogue import read_catalogue
+from gzsurvey.card import Credit
+from gzsurvey.catalogue import query, read_catalogue
 from gzsurvey.errors import CardMismatch, RunIncomplete
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.prevalence import estimated_shares
@@ -20,6 +21,7 @@ from gzsurvey.outputs.provenance import sha256_of
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
 from gzsurvey.survey.publish import publish
+from gzsurvey.survey.verify import verify
 
 N = 600
 
@@ -76,6 +78,17 @@ def test_requested_is_delivered_and_missing(published: tuple[Path, dict[str, np.
     cells = np.unique(block["healpix_29"] >> 36)
     np.testing.assert_array_equal(np.sort(maps["requested"].flatten()), cells)
     assert MOC.from_fits(run / "moc" / "footprint.fits") == maps["requested"]
+
+
+@pytest.mark.slow
+def test_stilts_reads_the_maps(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    run, block = published
+    cells, good = block["healpix_29"] >> 36, block["status"] == 0
+    for name, rows in (("requested", good | ~good), ("delivered", good), ("missing", ~good)):
+        command = [client("stilts"), "tpipe", f"in={run / 'catalogue.fits'}", "omode=count",
+                   f'cmd=select "inMoc(\\"{run / "moc" / name}.fits\\", ra, dec)"']  # fmt: skip
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert int(shown.split("rows:")[1]) == np.isin(cells, cells[rows]).sum()
 
 
 def test_provenance_names_inputs_products_and_counts(published: tuple[Path, dict[str, np.ndarray]]) -> None:
@@ -177,7 +190,72 @@ def test_ids_can_be_text_and_positions_may_be_absent(tmp_path: Path) -> None:
     assert table["healpix_29"].mask.all()
     assert table["ra"].mask.all()
     assert not (tmp_path / "run" / "moc").exists()
+    assert not (tmp_path / "run" / "hats").exists()
     assert list(Table.read(tmp_path / "run" / "missing.ecsv")["objid"]) == list(ids[table["status"] != 0])
+
+
+def test_a_friendly_catalogue_is_blank_where_few_are_asked(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, n=300)
+    publish(run, flavours=["friendly"])
+    usual, friendly = (fits.getdata(run / f"catalogue{end}.fits", 1) for end in ("", "_friendly"))
+    name, few = "disk_edge_on_no_fraction", ~(usual["disk_edge_on_proportion_asked"] >= 0.5)
+    assert 0 < few.sum() < 300
+    np.testing.assert_array_equal(np.isnan(friendly[name]), few)
+    np.testing.assert_array_equal(friendly[name][~few], usual[name][~few])
+    np.testing.assert_array_equal(friendly["ood_distance"], usual["ood_distance"])
+    assert "blank where fewer than half" in read_catalogue(run / "catalogue_friendly.fits")[name].description
+    done = subprocess.run([client("fitsverify"), run / "catalogue_friendly.fits"], capture_output=True, text=True)
+    assert "found 0 warning(s) and 0 error(s)" in done.stdout, done.stdout
+    verify(run)
+    before = (run / "catalogue_friendly.fits").read_bytes()
+    publish(run, campaigns=["gz2"])
+    assert (run / "catalogue_friendly.fits").read_bytes() != before
+
+
+@pytest.mark.slow
+def test_a_large_catalogue_is_written_in_parts(published: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", read_catalogue(published[0])
+    make_run(run, n=N)
+    assert publish(run, part_bytes=60_000) == run / "catalogue"
+    names = (run / "catalogue" / "parts.txt").read_text().split()
+    assert names == sorted(path.name for path in (run / "catalogue").glob("*.fits"))
+    assert len(names) > 3
+    assert not (run / "catalogue.fits").exists()
+    parts = read_catalogue(run)
+    assert all(np.ma.allequal(parts[name], whole[name]) for name in whole.colnames)
+    assert all(fits.getval(run / "catalogue" / name, "NAXIS1", 1) * fits.getval(run / "catalogue" / name, "NAXIS2", 1)
+               <= 60_000 for name in names)  # fmt: skip
+    done = subprocess.run([client("fitsverify"), run / "catalogue" / names[-1]], capture_output=True, text=True)
+    assert "found 0 warning(s) and 0 error(s)" in done.stdout, done.stdout
+    verify(run)
+    assert len(query(run, where="status == 0")) == (whole["status"] == 0).sum()
+    publish(run)
+    assert (run / "catalogue.fits").read_bytes() == (published[0] / "catalogue.fits").read_bytes()
+    assert not (run / "catalogue").exists()
+
+
+def test_what_trained_the_model_is_to_be_cited(tmp_path: Path) -> None:
+    credit = Credit(
+        name="GZ DECaLS", licence="CC BY-NC-SA 4.0", galaxies=3, citation="Walmsley et al. 2022, " + "MNRAS " * 12
+    )
+    run = tmp_path / "run"
+    make_run(run, make_card(credits=(credit,)), n=20)
+    publish(run)
+    assert fits.getheader(run / "catalogue.fits", 1)["CITE1"].startswith("Walmsley et al. 2022")
+    assert read_catalogue(run).meta["CITE1"] == f"{credit.citation}: GZ DECaLS, CC BY-NC-SA 4.0"
+    entity = json.loads((run / "provenance.json").read_text())["entity"]
+    assert json.loads(entity["gzsurvey:model"]["gzsurvey:trained_on"])[0]["name"] == "GZ DECaLS"
+
+
+@pytest.mark.slow
+def test_the_provenance_is_prov_json(published: tuple[Path, dict[str, np.ndarray]]) -> None:
+    model = package("prov.model")
+    document = model.ProvDocument.deserialize(published[0] / "provenance.json")
+    (activity,) = document.get_records(model.ProvActivity)
+    made = [str(record.args[0]) for record in document.get_records(model.ProvGeneration)]
+    assert str(activity.identifier) == "gzsurvey:run"
+    assert {"gzsurvey:product-catalogue", "gzsurvey:product-hats", "gzsurvey:product-predictions"} <= set(made)
 
 
 def test_the_catalogue_lies_where_the_paths_say(published: tuple[Path, dict[str, np.ndarray]]) -> None:

@@ -2,95 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gzsurvey import __version__
+from gzsurvey.cli import catalogue
+from gzsurvey.cli.command import Directory, ExistingFile, File, Group, device, names, overrides
 from gzsurvey.cutouts.remote.token import use_token_file
-from gzsurvey.errors import GZSurveyError
-from gzsurvey.progress import Progress, is_first_process
+from gzsurvey.progress import is_first_process
 
 if TYPE_CHECKING:
     from gzsurvey.survey.job import Job
-
-Directory = click.Path(path_type=Path, file_okay=False)
-File = click.Path(path_type=Path, dir_okay=False)
-ExistingFile = click.Path(path_type=Path, dir_okay=False, exists=True)
-
-INTERRUPTED = 130
-
-
-class Command(click.Command):
-    """A command with the options that all commands have."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += [
-            click.Option(["--quiet"], is_flag=True, expose_value=False, callback=_quiet, help="No progress."),
-            click.Option(["--debug"], is_flag=True, expose_value=False, callback=_debug, help="Log and tracebacks."),
-        ]
-
-
-class Group(click.Group):
-    """Turns every error into one line and an exit code."""
-
-    command_class = Command
-    group_class = type
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command; never show a traceback unless asked."""
-        signal.signal(signal.SIGTERM, _interrupt)
-        kwargs["standalone_mode"] = False
-        try:
-            super().main(*args, **kwargs)
-        except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            _fail("interrupted; repeat the command to go on", INTERRUPTED)
-        except GZSurveyError as error:
-            _fail(str(error), error.exit_code)
-        except OSError as error:
-            _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
-        except Exception as error:  # noqa: BLE001 - a user gets one line, whatever happens
-            _fail(f"internal error ({type(error).__name__}: {_one_line(error)}); --debug shows where", 1)
-
-
-def _fail(line: str, code: int) -> None:
-    if logging.getLogger("gzsurvey").isEnabledFor(logging.DEBUG):
-        traceback.print_exc()
-    click.echo(f"gzsurvey: {line}", err=True)
-    sys.exit(code)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _quiet(_context: click.Context, _option: click.Parameter, value: bool) -> None:
-    Progress.quiet = Progress.quiet or value
-
-
-def _debug(_context: click.Context, _option: click.Parameter, value: bool) -> None:
-    if value:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("gzsurvey").setLevel(logging.DEBUG)
-
-
-overrides = click.option("--set", "overrides", metavar="SECTION.KEY=VALUE", multiple=True, help="Replace one value.")
-device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -259,7 +184,7 @@ def evaluate(checkpoint: str, out: Path, recipe: str, device: str, overrides: tu
     from gzsurvey.recipes.evaluation import load_evaluation_recipe
 
     mixture = evaluation.Mixture((checkpoint, *given.pop("members")), given.pop("passes"), given.pop("vary"))
-    galaxies = evaluation.Given(**given | {"by": _names(given["by"])})
+    galaxies = evaluation.Given(**given | {"by": names(given["by"])})
     click.echo(evaluation.evaluate(load_evaluation_recipe(recipe, overrides), mixture, out, galaxies, device))
 
 
@@ -367,17 +292,13 @@ def _job(given: dict[str, Any]) -> Job:
         footprint=given["footprint"],
         exclude=given["exclude"],
         select=given["select"],
-        keep=_names(given["keep"]),
-        campaigns=_names(given["campaign"]),
+        keep=names(given["keep"]),
+        campaigns=names(given["campaign"]),
         columns=ColumnChoices(size_unit=given["size_unit"], **{name: given[f"{name}_column"] for name in columns}),
         duplicates=given["duplicates"],
         limit=given["limit"],
         batch_size=given["batch_size"],
     )
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
 
 
 @cli.command()
@@ -421,7 +342,7 @@ def run(run_dir: Path, cluster: str, retry: str | None) -> None:
     from gzsurvey.recipes.cluster import load_cluster
 
     try:
-        statuses = tuple(int(code) for code in _names(retry))
+        statuses = tuple(int(code) for code in names(retry))
     except ValueError:
         raise click.BadParameter(f"takes status codes such as 20,21, got {retry!r}", param_hint="--retry") from None
     click.echo(survey.run(run_dir, load_cluster(cluster), statuses))
@@ -443,14 +364,18 @@ def status(run_dir: Path) -> None:
 @click.argument("run_dir", metavar="RUN", type=Directory)
 @click.option("--campaign", default=None, help="Whose volunteers are imitated. [default: the plan's]")
 @click.option("--prevalence", multiple=True, metavar="TASK.CLASS=SHARE", help="In the survey; or TASK=estimated.")
-def publish(run_dir: Path, campaign: str | None, prevalence: tuple[str, ...]) -> None:
+@click.option("--flavour", "flavours", multiple=True, type=click.Choice(["friendly"]), help="Also this catalogue.")
+@click.option("--one-file", is_flag=True, help="FITS catalogues above 4 GB too; else they are written in parts.")
+def publish(run_dir: Path, campaign: str | None, one_file: bool, **chosen: Any) -> None:
     """Write the catalogues of RUN from what is finished.
 
     Example: gzsurvey publish run --campaign gz2
     """
     from gzsurvey import survey
+    from gzsurvey.outputs.parts import PART_BYTES
 
-    click.echo(survey.publish(run_dir, _names(campaign), prevalence))
+    limit = None if one_file else PART_BYTES
+    click.echo(survey.publish(run_dir, names(campaign), part_bytes=limit, **chosen))
 
 
 @cli.command()
@@ -490,10 +415,10 @@ def doctor() -> None:
     click.echo(examine())
 
 
+for command in catalogue.COMMANDS:
+    cli.add_command(command)
+
+
 def main() -> None:
     """Entry point of ``gzsurvey`` and ``python -m gzsurvey``."""
     cli.main(prog_name="gzsurvey")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,99 @@
+"""Reading our FITS tables row by row: mapped into memory, so that only the pages of wanted rows are read."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gzsurvey.errors import TableError
+from gzsurvey.outputs.columns import Column, Dtype
+from gzsurvey.outputs.parameters import Parameter
+
+_FORM = re.compile(r"(\d*)([LIJKEDA])")
+
+
+@dataclass(frozen=True)
+class FitsTable:
+    """The table of one FITS file; see `open_fits`."""
+
+    path: Path
+    columns: tuple[Column, ...]
+    parameters: tuple[Parameter, ...]
+    records: NDArray[Any]
+    """Its rows as they lie on disk, structured, big-endian, shape (N,)."""
+
+
+def open_fits(path: Path) -> FitsTable:
+    """Open a FITS table without reading its rows.
+
+    Parameters
+    ----------
+    path : Path
+        A file with one table in its first extension, columns of plain numbers and text.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        There is no such file, or no such table in it, or it is cut short.
+    """
+    from astropy.io import fits
+
+    try:
+        with fits.open(path) as hdus:
+            columns = tuple(_column(hdus[1].header, n) for n in range(1, hdus[1].header["TFIELDS"] + 1))
+            about, parameters = _about(hdus[0])
+            rows, start = hdus[1].header["NAXIS2"], hdus[1].fileinfo()["datLoc"]
+        dtype = np.dtype([(column.name, column.numpy) for column in columns])
+        records = np.memmap(path, dtype, "r", start, (rows,)) if rows else np.zeros(0, dtype)
+    except FileNotFoundError:
+        raise TableError(str(path), "there is no such file") from None
+    except (OSError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise TableError(str(path), f"cannot be read as a FITS catalogue: {' '.join(str(error).split())}") from None
+    return FitsTable(path, tuple(_described(c, about) for c in columns), parameters, records)
+
+
+def decode(column: Column, cells: NDArray[Any]) -> NDArray[Any]:
+    """Turn cells of a FITS column into plain values, shape (N,): bool, native numbers, or str."""
+    if column.dtype == "L":
+        return np.asarray(cells == b"T")
+    if column.dtype == "A":
+        return np.strings.rstrip(np.strings.decode(cells, "ascii", "replace"))
+    return cells.astype(column.numpy.newbyteorder("="))
+
+
+def _column(header: Any, number: int) -> Column:
+    text = {key: str(header.get(f"{key}{number}", "")) for key in ("TTYPE", "TFORM", "TUNIT", "TUCD", "TCOMM", "TDISP")}
+    form = _FORM.fullmatch(text["TFORM"].strip())
+    if form is None or (form[2] != "A" and form[1] not in ("", "1")):
+        raise ValueError(f"column {text['TTYPE']!r} is of the form {text['TFORM']!r}, not one number or text a row")
+    width = int(form[1] or 1) if form[2] == "A" else 1
+    null = header.get(f"TNULL{number}")
+    letter = cast(Dtype, form[2])
+    return Column(
+        text["TTYPE"], letter, width, text["TUNIT"], text["TUCD"], text["TCOMM"], null, text["TDISP"]
+    )  # fmt: skip
+
+
+def _about(primary: Any) -> tuple[dict[str, str], tuple[Parameter, ...]]:
+    """Return full descriptions by column, and the run's parameters, from the VOTable in the primary HDU."""
+    from astropy.io.votable import parse_single_table
+
+    if not primary.header.get("VOTMETA"):
+        return {}, ()
+    table = parse_single_table(io.BytesIO(primary.data.tobytes()))
+    return {field.name: field.description or "" for field in table.fields}, tuple(map(_parameter, table.params))
+
+
+def _parameter(param: Any) -> Parameter:
+    value = param.value.item() if hasattr(param.value, "item") else param.value
+    return Parameter(param.name, value, param.description or "")
+
+
+def _described(column: Column, about: dict[str, str]) -> Column:
+    return replace(column, description=about.get(column.name) or column.description)

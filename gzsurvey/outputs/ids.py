@@ -1,0 +1,86 @@
+"""Where the targets of a run stand: rows by id, without reading a catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gzsurvey.errors import TableError
+from gzsurvey.outputs.columns import TARGET_ID
+from gzsurvey.outputs.paths import RunPaths
+
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
+
+
+def find_rows(run: Path, ids: Sequence[int | str]) -> NDArray[np.int64]:
+    """Return the rows of some targets.
+
+    One pass over the ids of ``targets.parquet``, block by block; blocks whose least and greatest
+    id say that they hold none are skipped.
+
+    Parameters
+    ----------
+    run : Path
+        A RUN.
+    ids : sequence of int or str
+        Each once or more often.
+
+    Returns
+    -------
+    int64, shape (n,)
+        In catalogue order, each row once.
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        No target has one of the ids.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    path, name = RunPaths(run).targets, TARGET_ID.name
+    found: list[NDArray[np.int64]] = []
+    seen: set[Any] = set()
+    with pq.ParquetFile(path) as file:
+        kind = file.schema_arrow.field(name).type
+        wanted = _typed(ids, kind, run)
+        column, start, sought = file.schema_arrow.get_field_index(name), 0, pa.array(wanted, kind)
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            if _may_hold(group.column(column).statistics, wanted):
+                values = file.read_row_group(number, columns=[name]).column(0)
+                hits = np.flatnonzero(pc.is_in(values, sought).to_numpy())
+                seen.update(values.take(pa.array(hits)).to_pylist())
+                found.append(hits + start)
+            start += group.num_rows
+    lost = [value for value in wanted if value not in seen]
+    if lost:
+        raise TableError(str(run), f"has no target with the id {lost[0]!r}{_others(len(lost))}")
+    return np.concatenate(found)
+
+
+def _typed(ids: Sequence[int | str], kind: Any, run: Path) -> list[Any]:
+    import pyarrow as pa
+
+    if not pa.types.is_integer(kind):
+        return [str(value) for value in ids]
+    odd = [value for value in map(str, ids) if not _WHOLE.fullmatch(value.strip())]
+    if odd:
+        raise TableError(str(run), f"its ids are whole numbers; got {odd[0][:60]!r}")
+    return [int(value) for value in ids]
+
+
+def _may_hold(statistics: Any, wanted: Sequence[Any]) -> bool:
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return any(statistics.min <= value <= statistics.max for value in wanted)
+
+
+def _others(count: int) -> str:
+    return "" if count == 1 else f", nor {count - 1} others"

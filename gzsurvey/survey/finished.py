@@ -1,0 +1,171 @@
+"""What is finished of a run, as the rows of its catalogues."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gzsurvey.card import Card
+from gzsurvey.errors import TableError
+from gzsurvey.inference import OnnxModel
+from gzsurvey.outputs import columns as c
+from gzsurvey.outputs.columns import Column, Dtype, Flavour, Stored, layer_column
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.outputs.zarr import array_attributes, read_rows
+from gzsurvey.sky.blocks import Block
+from gzsurvey.status import Status
+from gzsurvey.survey import ledger
+from gzsurvey.survey.record import RunRecord, read_record
+from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets, target_columns
+
+_FITS_TYPES: dict[str, Dtype] = {
+    "bool": "L", "int8": "I", "uint8": "I", "int16": "I", "uint16": "J", "int32": "J", "uint32": "K", "int64": "K",
+    "uint64": "K", "float16": "E", "float32": "E", "float64": "D",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A planned run and what of it is finished."""
+
+    run_dir: Path
+    record: RunRecord
+    entries: Mapping[int, ledger.LedgerEntry]
+    """By block; a block without one counts as not finished."""
+
+    @property
+    def paths(self) -> RunPaths:
+        """Where its files lie."""
+        return RunPaths(self.run_dir)
+
+    def product(self, flavour: Flavour) -> Path:
+        """Return where the catalogue of a flavour lies."""
+        paths = self.paths
+        places = {"catalogue": paths.catalogue, "full": paths.catalogue_full, "friendly": paths.catalogue_friendly}
+        return places[flavour]
+
+    @cached_property
+    def card(self) -> Card:
+        """The card of its model."""
+        return OnnxModel(self.paths.model, "cpu").card
+
+    @cached_property
+    def stored(self) -> Stored:
+        """Columns besides the model's, wide enough for the longest text."""
+        text = _Widths()
+        for block in self.record.blocks:
+            names = [name for name in target_columns(self.run_dir) if name == "id" or name.startswith(KEPT)]
+            text.add(read_block_targets(self.run_dir, block.number, names))
+            if block.number in self.entries:
+                names = [c.IMAGE_ID.name, c.IMAGE_SET.name]
+                text.add(read_rows(self.paths.zarr, block.start, block.stop, names))
+        return Stored(
+            target_id=self._target_id(text),
+            kept=tuple(self._kept(number, text) for number in range(len(self.record.kept))),
+            layers=self._layers(),
+            image_id_width=text.widths[c.IMAGE_ID.name],
+            image_set_width=text.widths[c.IMAGE_SET.name],
+        )
+
+    def _target_id(self, text: _Widths) -> Column:
+        record = self.record.id_column
+        described = record.description or c.TARGET_ID.description
+        column = replace(c.TARGET_ID, name=record.name, description=described)
+        return text.typed("id", column)
+
+    def _kept(self, number: int, text: _Widths) -> Column:
+        record = self.record.kept[number]
+        # The catalogue's own id and position are the main ones.
+        ucd = ";".join(word for word in record.ucd.split(";") if word != "meta.main")
+        about = record.description or f"{record.name} of {Path(self.record.targets).name}"
+        column = text.typed(KEPT + record.name, Column(record.name, "E", 1, record.unit, ucd or "meta.record", about))
+        return replace(column, null=record.null) if column.dtype in "IJK" else column
+
+    def _layers(self) -> tuple[Column, ...]:
+        attributes = array_attributes(self.paths.zarr)
+        layers = {name: about for name, about in attributes.items() if about.get("role") == "layer"}
+        return tuple(layer_column(name, about.get("units", "")) for name, about in layers.items())
+
+    @cached_property
+    def counts(self) -> Counter[int]:
+        """Targets by status."""
+        counts: Counter[int] = Counter()
+        for block in self.record.blocks:
+            entry = self.entries.get(block.number)
+            counts.update({int(Status.BLOCK_NOT_FINISHED): block.rows} if entry is None else entry.statuses)
+        return counts
+
+    def rows(self, block: Block) -> tuple[dict[str, NDArray[Any]], Columns]:
+        """Return the arrays of a block, of status 40 where it is not finished, and its targets."""
+        targets = read_block_targets(self.run_dir, block.number)
+        if block.number in self.entries:
+            return read_rows(self.paths.zarr, block.start, block.stop), targets
+        return _unfinished(self.card, block, targets, self._layers()), targets
+
+
+class _Widths:
+    """Types, and the longest text, of columns that pass by."""
+
+    def __init__(self) -> None:
+        self.widths: Counter[str] = Counter({c.IMAGE_ID.name: 1, c.IMAGE_SET.name: 1})
+        self._types: dict[str, np.dtype[Any]] = {}
+
+    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        for name, values in columns.items():
+            self._types[name] = values.dtype
+            if values.dtype.kind == "U":
+                longest = int(np.strings.str_len(values).max(initial=1))
+                self.widths[name] = max(self.widths[name], longest)
+
+    def typed(self, name: str, column: Column) -> Column:
+        """Return `column` with the type of the values seen under `name`."""
+        dtype = self._types[name]
+        if dtype.kind == "U":
+            return replace(column, dtype="A", width=self.widths[name])
+        if dtype.name not in _FITS_TYPES:
+            raise TableError("--keep", f"{column.name!r} holds {dtype.name}, which no FITS column holds")
+        return replace(column, dtype=_FITS_TYPES[dtype.name])
+
+
+def open_finished(run_dir: Path) -> FinishedRun:
+    """Open a RUN with all blocks that its ledger says are finished.
+
+    Raises
+    ------
+    gzsurvey.errors.RecipeError
+        The directory is no planned RUN.
+    """
+    record = read_record(run_dir)
+    return FinishedRun(run_dir, record, ledger.finished(run_dir, record))
+
+
+def measured(targets: Columns) -> dict[str, NDArray[Any]]:
+    """Return sizes and magnitudes under the names that cards use."""
+    known = {"r50": targets.get("r50"), "mag": targets.get(f"{KEPT}mag")}
+    return {name: values for name, values in known.items() if values is not None and values.dtype.kind in "fiu"}
+
+
+def _unfinished(card: Card, block: Block, targets: Columns, layers: Sequence[Column]) -> dict[str, NDArray[Any]]:
+    """Return the rows of a block without a result."""
+    n = block.rows
+    unknown = np.full(n, np.nan, dtype=np.float32)
+    blank = np.full(n, "", dtype="U1")
+    rows: dict[str, NDArray[Any]] = {
+        **{name: targets[name] for name in ("id", "ra", "dec", "healpix_29", "cutout_width")},
+        c.STATUS.name: np.full(n, Status.BLOCK_NOT_FINISHED, dtype=np.int16),
+        "reason": blank,
+        c.MISSING_FRACTION.name: unknown,
+        c.MASKED_FRACTION.name: unknown,
+        c.IMAGE_ID.name: blank,
+        c.IMAGE_SET.name: blank,
+    }
+    rows |= {layer.name: unknown for layer in layers}
+    rows |= {name.removeprefix(KEPT): values for name, values in targets.items() if name.startswith(KEPT)}
+    return rows | {name: np.full((n, *shape), np.nan, dtype=np.float32) for name, shape in card.output_shapes.items()}
