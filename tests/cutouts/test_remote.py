@@ -74,6 +74,7 @@ def test_faults_that_pass_are_got_over(services: Services, client: Client, fault
         ("cut", Status.SOURCE_FAILED, "cut short after 14"),
         ("drip", Status.SOURCE_FAILED, "not whole after 0.3 s|silence after"),
         ("huge", Status.SOURCE_FAILED, "a reply of 10,000,000,000 bytes, 1,000,000 are allowed"),
+        ("drip_headers", Status.SOURCE_FAILED, "silence instead of a reply"),
         ("hang", Status.SOURCE_FAILED, "silence instead of a reply"),
     ],
 )
@@ -81,7 +82,9 @@ def test_faults_that_stay_are_misses_with_a_reason(
     services: Services, tmp_path: Path, fault: str, status: Status, says: str
 ) -> None:
     services.fault = fail_first(fault, 3)  # type: ignore[assignment]
-    client = Client("x", [f"{services.url}/hips2fits"], IMPATIENT if fault in {"drip", "hang"} else QUICK, tmp_path)
+    client = Client(
+        "x", [f"{services.url}/hips2fits"], IMPATIENT if fault in {"drip", "drip_headers", "hang"} else QUICK, tmp_path
+    )
     with pytest.raises(CutoutUnavailable, match=says) as caught:
         get(client)
     assert caught.value.status == status
