@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import socket
-import threading
 import time
 from importlib.metadata import version
 from typing import Any
@@ -13,11 +10,11 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
 from gzsurvey.cutouts.remote.budget import HOSTS
+from gzsurvey.cutouts.remote.watch import pools
 from gzsurvey.recipes.remote import Politeness
 
 CHUNK_BYTES = 1 << 16
@@ -63,43 +60,6 @@ def open_session(
     return session
 
 
-class _HeadersInTime:
-    """A connection that ends when headers drip for longer than a whole reply may take."""
-
-    deadline_s: float
-    sock: socket.socket
-
-    def getresponse(self) -> Any:
-        late = threading.Event()
-        end = threading.Timer(self.deadline_s, _end, (self.sock, late))
-        end.daemon = True
-        end.start()
-        try:
-            response = super().getresponse()  # type: ignore[misc]
-        finally:
-            end.cancel()
-        if late.is_set():
-            raise TimeoutError("the headers of a reply were not whole in time")
-        return response
-
-
-def _end(connected: socket.socket, late: threading.Event) -> None:
-    late.set()
-    with contextlib.suppress(OSError):
-        connected.shutdown(socket.SHUT_RDWR)
-
-
-def _pools(deadline_s: float) -> dict[str, type[HTTPConnectionPool]]:
-    """Return classes of connection pools by scheme, whose connections read headers in time."""
-    bounds = {"deadline_s": deadline_s}
-    plain = type("Connection", (_HeadersInTime, HTTPConnection), bounds)
-    secure = type("SecureConnection", (_HeadersInTime, HTTPSConnection), bounds)
-    return {
-        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
-    }
-
-
 class BoundedAdapter(HTTPAdapter):
     """Pooled connections, each exchange within the host's budget and read whole within its bounds.
 
@@ -115,7 +75,7 @@ class BoundedAdapter(HTTPAdapter):
 
     def __init__(self, politeness: Politeness, token: str | None, hosts: frozenset[str]) -> None:
         super().__init__(pool_connections=4, pool_maxsize=politeness.connections, max_retries=0, pool_block=True)
-        self.poolmanager.pool_classes_by_scheme = _pools(politeness.deadline_s)
+        self.poolmanager.pool_classes_by_scheme = pools(politeness.deadline_s)
         self._politeness, self._token, self._hosts = politeness, token, hosts
 
     def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
