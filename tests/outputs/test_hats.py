@@ -22,7 +22,7 @@ from gzsurvey.survey.publish import publish
 from outputs.catalogues import package
 from outputs.runs import make_run
 
-N = 600
+N = 300
 COLUMNS = (c.TARGET_ID, c.RA, c.DEC, c.HEALPIX)
 
 
@@ -81,7 +81,7 @@ def test_the_index_is_sorted_in_bounded_pieces(tmp_path: Path, monkeypatch: pyte
     assert (index[HATS_HEALPIX].to_numpy() >> (2 * (29 - index["Norder"].astype(int))) == index["Npix"]).all()
 
 
-@pytest.mark.parametrize("ids", ["numbers", "text"])
+@pytest.mark.parametrize("ids", ["text", pytest.param("numbers", marks=pytest.mark.slow)])
 def test_fits_zarr_and_hats_hold_the_same_rows(tmp_path: Path, ids: str) -> None:
     run, changes = tmp_path / "run", {}
     if ids == "text":

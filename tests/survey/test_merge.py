@@ -62,6 +62,7 @@ def test_again_it_finishes_at_once_and_others_are_refused(folder: Path) -> None:
         merge([folder / "second", folder / "first"], folder / "merged")
 
 
+@pytest.mark.slow
 def test_the_last_named_wins_whatever_its_position(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first", n=600)
     later = {"ra": first["ra"][:300], "dec": first["dec"][:300], "healpix_29": first["healpix_29"][:300]}
