@@ -64,7 +64,7 @@ def recompute(run: FinishedRun, ids: str | None) -> Recomputed:
     gzsurvey.errors.TableError
         A target is not in the run.
     """
-    rows = np.array(sorted(run.record.check_rows), dtype=np.int64) if ids is None else _rows_of(run, ids)
+    rows = _kept_rows(run) if ids is None else _rows_of(run, ids)
     model = OnnxModel(run.paths.model, "auto", 1, run.record.batch_size)
     found = Recomputed()
     left = _from_inputs(run, model, rows, found)
@@ -73,6 +73,12 @@ def recompute(run: FinishedRun, ids: str | None) -> Recomputed:
         lost = len(rows) - found.from_inputs - found.from_checks
         found.problems.append(f"{lost} of the {len(rows)} targets of {ids} have no pixels any more")
     return found
+
+
+def _kept_rows(run: FinishedRun) -> NDArray[np.int64]:
+    """Return the random rows of ``checks/``, ascending."""
+    kept = [part["row"] for part in checks.read(run.run_dir)]
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *kept]))
 
 
 def _rows_of(run: FinishedRun, ids: str) -> NDArray[np.int64]:
