@@ -246,8 +246,8 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "hang":
             time.sleep(3)
             self.close_connection = True
-        elif fault == "drip":
-            self._drip()
+        elif fault in {"drip", "drip_headers"}:
+            self._drip(fault)
         elif fault == "cut":
             self._send(200, "image/fits", b"SIMPLE  = 1234", length="100000")
             self.close_connection = True
@@ -268,8 +268,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             raise AssertionError(fault)
 
-    def _drip(self) -> None:
-        self._send(200, "image/fits", b"", length="100000")
+    def _drip(self, fault: Fault) -> None:
+        if fault == "drip":
+            self._send(200, "image/fits", b"", length="100000")
+        else:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
         for _ in range(60):
             self.wfile.write(b"x")
             self.wfile.flush()

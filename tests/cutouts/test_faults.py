@@ -28,7 +28,7 @@ FAULTS = {
 HOPELESS = frozenset({17, 500, 1234})
 """Targets that the service never gives."""
 POLITE = Politeness(
-    requests_per_s=400, connections=8, tries=5, backoff_s=0.02, timeout_s=0.4, deadline_s=0.6, max_mb=1, cache_mb=0
+    requests_per_s=400, connections=8, tries=5, backoff_s=0.02, timeout_s=0.8, deadline_s=1.2, max_mb=1, cache_mb=0
 )  # fmt: skip
 STEP_DEG = 1e-11
 """Between targets: the service tells them apart, one image fits all."""

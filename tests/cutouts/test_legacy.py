@@ -25,7 +25,7 @@ from gzsurvey.recipes.remote import Politeness
 from gzsurvey.status import Status
 
 PREPARATION = Preparation(image_size=48)
-QUICK = Politeness(requests_per_s=500, connections=4, tries=2, backoff_s=0.01, timeout_s=0.5, cache_mb=0)
+QUICK = Politeness(requests_per_s=500, connections=4, tries=2, backoff_s=0.01, timeout_s=5, cache_mb=0)
 
 
 @pytest.fixture(scope="module")

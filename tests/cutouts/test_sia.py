@@ -23,7 +23,7 @@ from gzsurvey.recipes.remote import Politeness
 from gzsurvey.status import Status
 
 PREPARATION = Preparation(image_size=48)
-QUICK = Politeness(requests_per_s=500, connections=4, tries=2, backoff_s=0.01, timeout_s=0.5, cache_mb=0)
+QUICK = Politeness(requests_per_s=500, connections=4, tries=2, backoff_s=0.01, timeout_s=5, cache_mb=0)
 NANOJANSKY = 10 ** ((31.4 - 22.5) / 2.5)
 HALVES = {"west": slice(280, SIDE), "east": slice(0, 320)}
 """Columns of the sky's two images per band; they overlap."""

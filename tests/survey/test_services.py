@@ -26,7 +26,7 @@ from skies import SCALE, SIDE, position, simulated_sky
 
 HERE = load_cluster("none")
 FAST = (
-    "politeness.requests_per_s=2000", "politeness.tries=3", "politeness.backoff_s=0.01", "politeness.timeout_s=0.3",
+    "politeness.requests_per_s=2000", "politeness.tries=3", "politeness.backoff_s=0.01", "politeness.timeout_s=5",
     "politeness.cache_mb=0",
 )  # fmt: skip
 

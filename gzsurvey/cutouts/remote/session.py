@@ -14,6 +14,7 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
 from gzsurvey.cutouts.remote.budget import HOSTS
+from gzsurvey.cutouts.remote.watch import pools
 from gzsurvey.recipes.remote import Politeness
 
 CHUNK_BYTES = 1 << 16
@@ -74,6 +75,7 @@ class BoundedAdapter(HTTPAdapter):
 
     def __init__(self, politeness: Politeness, token: str | None, hosts: frozenset[str]) -> None:
         super().__init__(pool_connections=4, pool_maxsize=politeness.connections, max_retries=0, pool_block=True)
+        self.poolmanager.pool_classes_by_scheme = pools(politeness.deadline_s)
         self._politeness, self._token, self._hosts = politeness, token, hosts
 
     def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
