@@ -17,7 +17,7 @@ from gzsurvey.expressions import Expression, find_names
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column
 from gzsurvey.outputs.formats import opener
-from gzsurvey.outputs.ids import find_rows
+from gzsurvey.outputs.ids import look_up_rows
 from gzsurvey.outputs.opened import Catalogue, Rows, open_catalogue, row_numbers
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.sky.footprint import Footprint, parse_cone, parse_footprint
@@ -83,7 +83,7 @@ def query(
     regions = [parse(text) for parse, text in ((parse_cone, cone), (parse_footprint, footprint)) if text]
     catalogue = catalogue_with(Path(run), [*columns, *(condition.names if condition else ())])
     names = find_names(columns, catalogue.by_name, "--columns") or list(catalogue.by_name)
-    rows = find_rows(Path(run), ids) if ids else None
+    rows = look_up_rows(Path(run), catalogue, ids) if ids else None
     return Answer(catalogue, tuple(dict.fromkeys(names)), tuple(regions), condition, rows, limit)
 
 

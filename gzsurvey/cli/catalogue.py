@@ -94,5 +94,18 @@ def compare(run_dir: Path, other: str, out: Path, by: str | None, radius: str) -
     click.echo(put_beside(run_dir, other, out, names(by), radius))
 
 
-COMMANDS = (query, crossmatch, send, compare, verify)
+@click.command(cls=Command)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=Directory)
+@click.argument("out", type=Directory)
+def merge(runs: tuple[Path, ...], out: Path) -> None:
+    """Make one RUN of several of the same model; a target in two is taken from the last named.
+
+    Example: gzsurvey merge north south whole
+    """
+    from gzsurvey import survey
+
+    click.echo(survey.merge(runs, out))
+
+
+COMMANDS = (query, crossmatch, send, compare, verify, merge)
 """All of them, for the command line."""

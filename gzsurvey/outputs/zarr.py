@@ -199,6 +199,28 @@ def array_attributes(path: Path) -> dict[str, dict[str, Any]]:
     return {name: dict(_array(group, name).attrs) for name in sorted(group.array_keys())}
 
 
+def stored_specs(path: Path) -> tuple[ArraySpec, ...]:
+    """Return what arrays a store has, in the group's order of names, to make another one like it."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    return tuple(_spec(name, _array(group, name)) for name in sorted(group.array_keys()))
+
+
+def group_attributes_of(path: Path) -> dict[str, Any]:
+    """Return the attributes of the group."""
+    import zarr
+
+    return dict(zarr.open_group(path, mode="r", use_consolidated=False).attrs)
+
+
+def _spec(name: str, array: Any) -> ArraySpec:
+    about = dict(array.attrs)
+    dtype = "str" if array.dtype.kind in "TO" else array.dtype.name
+    inner = tuple(zip(array.metadata.dimension_names[1:], array.shape[1:], strict=True))
+    return ArraySpec(name, dtype, about.pop("role"), inner, about)
+
+
 def consolidate(path: Path) -> None:
     """Copy all metadata into one file, so that opening takes one read."""
     import zarr

@@ -14,6 +14,7 @@ from gzsurvey.outputs.parameters import Parameter
 from gzsurvey.outputs.paths import RunPaths, parts_list
 from gzsurvey.outputs.provenance import Provenance, sha256_of
 from gzsurvey.status import Status
+from gzsurvey.survey import ledger
 from gzsurvey.survey.finished import FinishedRun
 from gzsurvey.survey.ledger import LedgerEntry
 from gzsurvey.survey.record import RunRecord
@@ -150,8 +151,5 @@ def _folder_facts(folder: Path, sums: Mapping[Path, str]) -> dict[str, Any]:
 
 def _zarr_facts(paths: RunPaths, entries: Entries) -> dict[str, Any]:
     """Return one checksum for all shards; the ledger holds each one's own."""
-    digest = hashlib.sha256()
-    shards = [(block, name, s.sha256) for block, e in sorted(entries.items()) for name, s in sorted(e.shards.items())]
-    for block, name, sha256 in shards:
-        digest.update(f"{block} {name} {sha256}\n".encode())
-    return {"file": paths.zarr.name, "shards": len(shards), "shards_sha256": digest.hexdigest()}
+    shards = sum(len(entry.shards) for entry in entries.values())
+    return {"file": paths.zarr.name, "shards": shards, "shards_sha256": ledger.digest(entries)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -51,6 +52,15 @@ class LedgerEntry(Section):
     attempts: int = 1
     finished: str
     """ISO 8601, UTC."""
+
+
+def digest(entries: Mapping[int, LedgerEntry]) -> str:
+    """Return one sha256 for all shards of some blocks, hexadecimal."""
+    total = hashlib.sha256()
+    for block, entry in sorted(entries.items()):
+        for name, shard in sorted(entry.shards.items()):
+            total.update(f"{block} {name} {shard.sha256}\n".encode())
+    return total.hexdigest()
 
 
 def write_entry(run: Path, entry: LedgerEntry) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.errors import GZSurveyError, TableError
 from gzsurvey.inference import OnnxModel, predict
+from gzsurvey.inference.predict import to_model_input
 from gzsurvey.outputs.ids import find_rows
 from gzsurvey.outputs.zarr import read_rows
 from gzsurvey.sky.blocks import Block
@@ -63,7 +64,7 @@ def recompute(run: FinishedRun, ids: str | None) -> Recomputed:
     gzsurvey.errors.TableError
         A target is not in the run.
     """
-    rows = np.array(sorted(run.record.check_rows), dtype=np.int64) if ids is None else _rows_of(run, ids)
+    rows = _kept_rows(run) if ids is None else _rows_of(run, ids)
     model = OnnxModel(run.paths.model, "auto", 1, run.record.batch_size)
     found = Recomputed()
     left = _from_inputs(run, model, rows, found)
@@ -72,6 +73,12 @@ def recompute(run: FinishedRun, ids: str | None) -> Recomputed:
         lost = len(rows) - found.from_inputs - found.from_checks
         found.problems.append(f"{lost} of the {len(rows)} targets of {ids} have no pixels any more")
     return found
+
+
+def _kept_rows(run: FinishedRun) -> NDArray[np.int64]:
+    """Return the random rows of ``checks/``, ascending."""
+    kept = [part["row"] for part in checks.read(run.run_dir)]
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *kept]))
 
 
 def _rows_of(run: FinishedRun, ids: str) -> NDArray[np.int64]:
@@ -122,7 +129,7 @@ def _from_checks(run: FinishedRun, model: OnnxModel, rows: NDArray[np.int64], fo
         stored = read_rows(run.paths.zarr, block.start, block.stop, ["status", *model.card.outputs])
         again = {name: np.full_like(stored[name], np.nan) for name in model.card.outputs}
         inside = numbers - block.start
-        for batch in predict(model, zip(inside.tolist(), kept["image"][chosen], strict=True)):
+        for batch in predict(model, zip(inside.tolist(), to_model_input(kept["image"][chosen]), strict=True)):
             for name, values in batch.outputs.items():
                 again[name][batch.rows] = values
         found.from_checks += len(numbers)

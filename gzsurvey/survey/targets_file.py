@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,25 @@ def write_targets(run: Path, targets: Targets, cutout_width: NDArray[np.float64]
     paths.aside.mkdir(parents=True, exist_ok=True)
     aside = paths.aside / "targets.parquet"
     pq.write_table(pa.table(columns), aside, row_group_size=block_rows, compression="zstd")
+    settle(aside, paths.targets)
+
+
+@contextmanager
+def open_targets(run: Path) -> Iterator[Callable[[Columns], None]]:
+    """Write the targets of a run block by block: yields what writes one block, as `read_block_targets` gives it."""
+    paths = RunPaths(run)
+    paths.aside.mkdir(parents=True, exist_ok=True)
+    aside = paths.aside / "targets.parquet"
+    with ExitStack() as files:
+        writers: list[pq.ParquetWriter] = []
+
+        def write(columns: Columns) -> None:
+            table = pa.table(columns)
+            if not writers:
+                writers.append(files.enter_context(pq.ParquetWriter(aside, table.schema, compression="zstd")))
+            writers[0].write_table(table, row_group_size=len(table))
+
+        yield write
     settle(aside, paths.targets)
 
 

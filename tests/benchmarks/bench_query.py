@@ -27,6 +27,9 @@ from outputs.catalogues import make_block, make_card, make_stored
 import gzsurvey
 from gzsurvey.outputs.columns import Layout
 from gzsurvey.outputs.fits import open_table
+from gzsurvey.outputs.hats import DATASET, INDEX, PARTITION_ROWS, HatsRows
+from gzsurvey.outputs.id_index import write_id_index
+from gzsurvey.outputs.opened import open_catalogue
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.rows import catalogue_rows
 from gzsurvey.sky.healpix import cells, sky_order
@@ -63,7 +66,7 @@ def measure(run: Path, rows: int) -> list[str]:
     for name, question in questions.items():
         cold, warm = [], []
         for _ in range(TURNS):
-            drop(paths.catalogue, paths.targets)
+            drop(paths.catalogue, paths.targets, *(file for file in paths.hats.rglob("*") if file.is_file()))
             cold.append(seconds(lambda q=question: gzsurvey.query(run, **q).table()))
             warm.append(seconds(lambda q=question: gzsurvey.query(run, **q).table()))
         found = len(gzsurvey.query(run, **question))
@@ -72,7 +75,7 @@ def measure(run: Path, rows: int) -> list[str]:
 
 
 def write_catalogue(run: Path, rows: int) -> dict[str, NDArray[np.generic]]:
-    """Write ``catalogue.fits`` and ``targets.parquet``; one block's predictions are repeated."""
+    """Write ``catalogue.fits``, ``targets.parquet`` and the id index; one block's predictions are repeated."""
     rng = np.random.default_rng(0)
     ra, dec = rng.uniform(0, 90, rows), np.degrees(np.arcsin(rng.uniform(0, 0.9, rows)))
     ids = rng.permutation(rows) + 39_000_000_000_000_000
@@ -91,6 +94,9 @@ def write_catalogue(run: Path, rows: int) -> dict[str, NDArray[np.generic]]:
             n = len(part["id"])
             targets.write_table(pa.table({"id": part["id"]}))
             table.append({name: values[:n] for name, values in predicted.items()} | part | {"objid": part["id"]})
+    index = HatsRows(open_catalogue(paths.catalogue), PARTITION_ROWS).index
+    (paths.hats / INDEX).mkdir(parents=True)
+    write_id_index(paths.hats / INDEX / DATASET, layout.columns[0], index, rows)
     return sky
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,10 @@ def test_ids(run: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "text", n=20, id=names)
     publish(tmp_path / "text")
     assert list(gzsurvey.query(tmp_path / "text", ids=["7_14"]).table()["objid"]) == ["7_14"]
+    shutil.rmtree(tmp_path / "text" / "hats")
+    assert list(gzsurvey.query(tmp_path / "text", ids=["7_14", "3_6"]).table()["image_set"]) == ["mosaic:x", "mosaic:x"]
+    with pytest.raises(TableError, match="no target with the id '9'"):
+        gzsurvey.query(tmp_path / "text", ids=["7_14", "9"])
 
 
 def test_a_column_of_the_full_catalogue_is_found_there(run: Path) -> None:

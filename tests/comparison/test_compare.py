@@ -58,6 +58,7 @@ def test_a_published_table(run: Path, tmp_path: Path) -> None:
     assert page.count('<img src="data:image/png') == 1
 
 
+@pytest.mark.slow
 def test_two_runs_and_their_statuses(run: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "later", n=N)
     publish(tmp_path / "later", part_bytes=100_000)

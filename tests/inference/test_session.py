@@ -70,6 +70,17 @@ def test_cuda_asked_for_by_name_never_becomes_the_cpu(model_file: Path, capfd: p
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(provider.cuda_devices() > 0, reason="a GPU is here")
+def test_a_gpu_that_cannot_be_used_is_no_reason_to_be_slow_in_silence(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provider, "cuda_devices", lambda: 1)
+    with pytest.raises(RecipeError, match=r"a GPU is here, but .*provider cpu does without it"):
+        OnnxModel(model_file, "auto")
+    assert capfd.readouterr() == ("", "")
+    assert OnnxModel(model_file, "cpu").provider == provider.CPU
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_rows_are_equal_and_near_the_cpu(model_file: Path, images: np.ndarray) -> None:
     model = OnnxModel(model_file, "cuda", batch_size=16)

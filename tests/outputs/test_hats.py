@@ -11,8 +11,8 @@ import pytest
 from astropy.io import fits
 from scipy.spatial import cKDTree
 
+from gzsurvey.outputs import buckets, hats
 from gzsurvey.outputs import columns as c
-from gzsurvey.outputs import hats, id_index
 from gzsurvey.outputs.fits import open_table
 from gzsurvey.outputs.hats import HATS_HEALPIX, MARGIN_ARCSEC, margin_rows, partitions, write_hats
 from gzsurvey.outputs.opened import Catalogue, open_catalogue
@@ -22,7 +22,7 @@ from gzsurvey.survey.publish import publish
 from outputs.catalogues import package
 from outputs.runs import make_run
 
-N = 600
+N = 300
 COLUMNS = (c.TARGET_ID, c.RA, c.DEC, c.HEALPIX)
 
 
@@ -70,7 +70,7 @@ def test_a_margin_holds_every_neighbour_across_a_border(tmp_path: Path) -> None:
 
 
 def test_the_index_is_sorted_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(id_index, "ROWS_PER_BUCKET", 500)
+    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", 500)
     rng = np.random.default_rng(2)
     catalogue = make_catalogue(tmp_path / "few.fits", rng.uniform(0, 9, 2600), rng.uniform(0, 9, 2600))
     write_hats(tmp_path / "hats", catalogue, ["id"], "2026-01-01T00:00:00", 200)
@@ -81,7 +81,7 @@ def test_the_index_is_sorted_in_bounded_pieces(tmp_path: Path, monkeypatch: pyte
     assert (index[HATS_HEALPIX].to_numpy() >> (2 * (29 - index["Norder"].astype(int))) == index["Npix"]).all()
 
 
-@pytest.mark.parametrize("ids", ["numbers", "text"])
+@pytest.mark.parametrize("ids", ["text", pytest.param("numbers", marks=pytest.mark.slow)])
 def test_fits_zarr_and_hats_hold_the_same_rows(tmp_path: Path, ids: str) -> None:
     run, changes = tmp_path / "run", {}
     if ids == "text":
