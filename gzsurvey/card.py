@@ -131,6 +131,25 @@ TaskHead = ClassesHead | LabelsHead | NumberHead
 """A finetuned task; its columns carry its name."""
 
 
+Precision = Literal["fp32", "fp16", "int8"]
+"""In which numbers an encoder computes; heads and calibration compute in float32."""
+
+
+class Loss(_Part):
+    """How far one output of the file lies from torch in float32.
+
+    In the unit that a user meets: vote fractions, probabilities, predicted standard deviations of a number, and
+    1 - cosine of embeddings.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    """Galaxies compared."""
+    mean: Annotated[float, Field(ge=0)]
+    """Mean absolute difference."""
+    largest: Annotated[float, Field(ge=0)]
+    """Largest absolute difference."""
+
+
 class _Calibration(_Part):
     """Parameters of one calibration, and what it was worth."""
 
@@ -263,6 +282,10 @@ class Card(_Part):
     """Whose volunteers a catalogue imitates unless it is told otherwise."""
     embedding_reference: EmbeddingReference | None = None
     """None: no `ood_distance`, no `ood_score`."""
+    precision: Precision = "fp32"
+    """In which numbers the encoder computes."""
+    calibrated_in: Precision = "fp32"
+    """In which numbers the encoder computed when `calibration` was fitted."""
     calibration: dict[str, tuple[Calibration | None, ...]] = {}
     """By output, one for each member: parameters of the calibration inside the graph, so that it can be undone."""
     training_ranges: dict[str, TrainingRange] = {}
@@ -283,6 +306,8 @@ class Card(_Part):
     """Software of training and export, by name."""
     torch_difference: dict[str, float] = {}
     """Largest absolute difference from torch, by output, measured at export."""
+    torch_loss: dict[str, Loss] = {}
+    """What these differences mean to a user, by output."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -347,6 +372,9 @@ class Card(_Part):
         if self.torch_difference:
             differences = ", ".join(f"{name} {value:.1e}" for name, value in self.torch_difference.items())
             lines.append(f"Largest difference from torch: {differences}.")
+        if self.precision != "fp32":
+            losses = ", ".join(f"{name} {loss.mean:.1e}" for name, loss in self.torch_loss.items())
+            lines.append(f"Encoder in {self.precision}; mean change of fractions, probabilities, cosines: {losses}.")
         if self.simulated:
             lines.append("Trained on simulated galaxies only: not for real sky.")
         return "\n".join([*lines, *self.licence_notes])

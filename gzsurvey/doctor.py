@@ -8,6 +8,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gzsurvey.inference.provider import Provider
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "numpy", "astropy", "dask", "distributed", "zarr",
              "pandas", "pyarrow", "matplotlib")  # fmt: skip
@@ -44,6 +48,7 @@ def _onnxruntime() -> Iterator[str]:
         return
     yield _line("  on the CPU", _runs_on("cpu"))
     yield _line("  on a GPU", _runs_on("cuda"))
+    yield _line("  with TensorRT", _runs_on("tensorrt"))
 
 
 def runtime_problem(installed: Iterable[str], imports: bool) -> str | None:
@@ -77,16 +82,15 @@ def _onnxruntime_imports() -> bool:
     return hasattr(onnxruntime, "InferenceSession")
 
 
-def _runs_on(provider: str) -> str:
+def _runs_on(provider: Provider) -> str:
     """Open a session there and multiply two matrices."""
     import numpy as np
 
     from gzsurvey.errors import RecipeError
-    from gzsurvey.inference.provider import Provider, open_session
+    from gzsurvey.inference.provider import open_session
 
-    wanted: Provider = "cuda" if provider == "cuda" else "cpu"
     try:
-        session = open_session(_product_model(), wanted, 1)
+        session = open_session(_product_model(), provider, 1)
     except RecipeError as problem:
         return f"no: {problem.problem}"
     values = np.eye(4, dtype=np.float32)

@@ -6,6 +6,7 @@
     ├── RecipeError          a recipe, campaign, profile or card is wrong: refuse before starting
     ├── TableError           a table of targets, votes or labels is wrong: names the rows
     ├── SourceError          a source of pixels can never work (no WCS, missing band): refuse at plan time
+    │   └── AccessDenied     a service refuses us: the run stops, and can be repeated with a token
     ├── CardMismatch         the model does not fit this survey: refuse
     ├── OutputConflict       OUT or RUN was made from other inputs: refuse, show the difference
     ├── ClusterError         workers cannot be reached, or cannot do the work: the run can be repeated
@@ -94,6 +95,10 @@ class SourceError(GZSurveyError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.problem}"
+
+
+class AccessDenied(SourceError):
+    """A service refuses to answer us at all."""
 
 
 class CardMismatch(GZSurveyError):

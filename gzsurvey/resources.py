@@ -13,6 +13,7 @@ RECIPES = ROOT / "pipelines"
 CLUSTERS = ROOT / "pipelines" / "clusters"
 CAMPAIGNS = ROOT / "catalogs" / "campaigns"
 COLUMNS = ROOT / "catalogs" / "columns"
+SURVEYS = ROOT / "catalogs" / "surveys"
 
 
 def shipped_names(folder: Path) -> list[str]:

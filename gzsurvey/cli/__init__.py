@@ -11,6 +11,7 @@ import click
 from gzsurvey import __version__
 from gzsurvey.cli import catalogue
 from gzsurvey.cli.command import Directory, ExistingFile, File, Group, device, names, overrides
+from gzsurvey.cutouts.remote.token import use_token_file
 from gzsurvey.progress import is_first_process
 
 if TYPE_CHECKING:
@@ -231,14 +232,16 @@ def detectability(
 @click.argument("checkpoints", nargs=-1, required=True)
 @click.argument("model", type=File)
 @click.option("--campaign", default=None, help="Whose volunteers a catalogue imitates. [default: most training votes]")
-def export(checkpoints: tuple[str, ...], model: Path, campaign: str | None) -> None:
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", help="Of encoders.")
+@click.option("--dataset", type=Directory, default=None, metavar="STORE", help="To quantise, compare, calibrate on.")
+def export(checkpoints: tuple[str, ...], model: Path, **options: Any) -> None:
     """Write one self-contained ONNX file, compared with torch before it is kept.
 
     Example: gzsurvey export rings model.onnx
     """
     from gzsurvey.export import export as write
 
-    click.echo(write(checkpoints, model, campaign))
+    click.echo(write(checkpoints, model, **options))
 
 
 def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -246,7 +249,7 @@ def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--model", type=ExistingFile, required=True, help="An ONNX file with its card."),
         click.option("--targets", required=True, help="Table of positions, or a quoted glob of tables."),
-        click.option("--cutouts", multiple=True, required=True, metavar="SOURCE", help="mosaic:..., images:..., ..."),
+        click.option("--cutouts", multiple=True, required=True, metavar="SOURCE", help="mosaic:..., a survey, ..."),
         click.option("--out", "run_dir", type=Directory, required=True, metavar="RUN", help="Where the run lives."),
         click.option("--recipe", default="survey", help="Shipped name or YAML file."),
         click.option("--footprint", default=None, help="A MOC file, circle(RA,DEC,RADIUS), box(...), polygon(...)."),
@@ -257,6 +260,7 @@ def survey_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--bands", default=None, metavar="B1,B2,B3", help="The source's names for the model's bands."),
         click.option("--zeropoints", default=None, metavar="Z1,Z2,Z3", help="AB magnitude of one count, or keywords."),
         click.option("--cluster", default="laptop", help="none, laptop, a profile, or tcp://HOST:PORT."),
+        click.option("--token-file", type=ExistingFile, callback=use_token_file, expose_value=False),
         click.option("--batch-size", type=click.IntRange(1, 4096), default=None, help="Instead of the recipe's."),
         click.option("--limit", type=click.IntRange(min=1), default=None, help="Only the first N targets."),
         click.option("--id-column", default=None, help="One name, or several to be joined: release,brickid,objid."),

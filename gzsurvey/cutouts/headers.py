@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 import zlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from math import log10
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area
 from numpy.typing import NDArray
 
@@ -25,6 +28,7 @@ UNIT_ZEROPOINTS = {
     "jy": 8.9, "mjy": 16.4, "ujy": 23.9, "microjy": 23.9, "µjy": 23.9, "μjy": 23.9, "njy": 31.4,
 }  # fmt: skip
 """AB magnitude of one unit, by the lower-case name of a flux unit."""
+NANOMAGGY_ZEROPOINT = UNIT_ZEROPOINTS["nanomaggy"]
 SOME_BANDS = frozenset(["u", "g", "r", "i", "z", "y", "U", "B", "V", "R", "I", "Z", "Y", "J", "H", "K", "Ks", "VIS"])
 """Names that mean a band when they stand alone in a file name."""
 SUFFIXES = (".fits", ".fits.fz", ".fits.gz", ".fits.bz2", ".fit", ".fit.gz", ".fits.fz.gz")
@@ -40,6 +44,17 @@ AUXILIARY = frozenset(
     )
 )
 """Words in a file or extension name that mean something else than the image itself."""
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let astropy say nothing of odd headers; filters of warnings belong to the process, so threads take turns."""
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        yield
 
 
 def auxiliary_kind(name: str, wanted: Collection[str] = ()) -> str:
@@ -94,9 +109,7 @@ def plane_shape(header: fits.Header) -> tuple[int, int] | None:
 
 def celestial_wcs(header: fits.Header) -> WCS | None:
     """The celestial WCS of an image, or None."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        warnings.simplefilter("ignore", fits.verify.VerifyWarning)
+    with quiet():
         try:
             wcs = WCS(header).celestial
             usable = wcs.has_celestial and proj_plane_pixel_area(wcs) > 0

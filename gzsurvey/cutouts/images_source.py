@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from gzsurvey.cutouts.ahead import answer_each
 from gzsurvey.cutouts.collection import ImageCollection, decode, open_collection
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.errors import CutoutUnavailable
@@ -36,16 +35,7 @@ class ImagesSource:
 
         A request's image is the member it names, or else the one whose stem is its id.
         """
-        pending: deque[tuple[int, Future[Cutout | Miss]]] = deque()
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
-            for request in requests:
-                pending.append((request.row, pool.submit(self._answer, request)))
-                if len(pending) >= AHEAD:
-                    row, future = pending.popleft()
-                    yield row, future.result()
-            while pending:
-                row, future = pending.popleft()
-                yield row, future.result()
+        return answer_each(requests, self._answer, THREADS, AHEAD)
 
     def _answer(self, request: Request) -> Cutout | Miss:
         member = self.collection.find(request.target_id, request.image)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.cutouts.headers import stem
+from gzsurvey.cutouts.headers import NANOMAGGY_ZEROPOINT, stem
 from gzsurvey.cutouts.mosaic_index import MosaicIndex, outlines
 from gzsurvey.cutouts.outline import Outlines
 from gzsurvey.cutouts.source import Cutout, Miss, Request
@@ -24,7 +24,6 @@ BATCH_BYTES = 128 << 20
 """Output pixels held at a time."""
 CACHE_BYTES = 1 << 30
 """Decompressed images held at a time, beyond those in use."""
-NANOMAGGY_ZEROPOINT = 22.5
 _NOTHING = np.zeros((0, 0, 0), dtype=np.float32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -12,14 +12,31 @@ import numpy as np
 from pydantic import ValidationError
 
 from gzsurvey.cutouts.files import list_files
+from gzsurvey.cutouts.hips import Folder, HipsSource, Server
+from gzsurvey.cutouts.hips2fits import Hips2fitsSource
 from gzsurvey.cutouts.images_source import ImagesSource
+from gzsurvey.cutouts.legacy import LegacySource
 from gzsurvey.cutouts.mosaic import MISSING_LIMIT, MosaicSource
 from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, build_index
-from gzsurvey.cutouts.source import CutoutSource
+from gzsurvey.cutouts.remote.client import Client
+from gzsurvey.cutouts.remote.token import token
+from gzsurvey.cutouts.sia import SiaSource
+from gzsurvey.cutouts.source import CutoutSource, RemoteSource
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.cutouts.synthetic import SyntheticSource
 from gzsurvey.errors import SourceError
 from gzsurvey.recipes.preparation import Preparation
+from gzsurvey.recipes.remote import Politeness
+
+POLITE = Politeness()
+REPLIES = "replies"
+"""Folder of the user's cache with what services sent."""
+REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {
+    "hips2fits": Hips2fitsSource,
+    "legacy": LegacySource,
+    "sia": SiaSource,
+}
+"""Sources that ask services, by kind."""
 
 
 def cache_folder() -> Path:
@@ -62,8 +79,12 @@ def index(
     return _indexed(spec, spec.bands or (), cache_dir or cache_folder())
 
 
-def check_source(spec: SourceSpec, preparation: Preparation, cache_dir: Path | None = None) -> Path | None:
+def check_source(
+    spec: SourceSpec, preparation: Preparation, cache_dir: Path | None = None, politeness: Politeness = POLITE
+) -> Path | None:
     """Refuse a source that can never work, and index it if it is a mosaic.
+
+    A service is asked for a few pixels.
 
     Parameters
     ----------
@@ -73,6 +94,8 @@ def check_source(spec: SourceSpec, preparation: Preparation, cache_dir: Path | N
         The model's; its bands are used where `spec` names none.
     cache_dir : Path, optional
         Where indexes are kept; the user's cache by default.
+    politeness : Politeness
+        How services are asked.
 
     Returns
     -------
@@ -86,12 +109,18 @@ def check_source(spec: SourceSpec, preparation: Preparation, cache_dir: Path | N
     """
     if spec.kind == "mosaic":
         return _indexed(spec, preparation.bands, cache_dir or cache_folder())
-    open_source(spec, preparation)
+    source = open_source(spec, preparation, politeness=politeness)
+    if spec.is_remote and isinstance(source, RemoteSource):
+        source.probe()
     return None
 
 
 def open_source(
-    spec: SourceSpec, preparation: Preparation, index: Path | None = None, missing_limit: float = MISSING_LIMIT
+    spec: SourceSpec,
+    preparation: Preparation,
+    index: Path | None = None,
+    missing_limit: float = MISSING_LIMIT,
+    politeness: Politeness = POLITE,
 ) -> CutoutSource:
     """Open a source in the process that reads its pixels.
 
@@ -105,6 +134,8 @@ def open_source(
         What `check_source` returned, or the run's copy of it; built anew for a mosaic if not given.
     missing_limit : float
         Share of missing pixels, in the worst band, above which there is no cutout.
+    politeness : Politeness
+        How services are asked.
 
     Raises
     ------
@@ -115,8 +146,19 @@ def open_source(
         return ImagesSource(Path(spec.address).expanduser())
     if spec.kind == "synthetic":
         return SyntheticSource(preparation)
+    if spec.kind == "hips":
+        shelf = Server(_client(spec, politeness)) if spec.is_remote else Folder()
+        return HipsSource(spec, preparation, shelf, missing_limit)
+    if spec.is_remote:
+        return REMOTE[spec.kind](spec, preparation, _client(spec, politeness), missing_limit)
     content = build_index(spec, preparation.bands) if index is None else read_index(index)
     return MosaicSource(content.model_copy(update={"source": spec.text}), preparation, missing_limit)
+
+
+def _client(spec: SourceSpec, politeness: Politeness) -> Client:
+    if spec.requests_per_s is not None:
+        politeness = politeness.model_copy(update={"requests_per_s": spec.requests_per_s})
+    return Client(spec.text, spec.servers, politeness, cache_folder() / REPLIES, token())
 
 
 def read_index(path: Path) -> MosaicIndex:

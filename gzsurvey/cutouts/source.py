@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.images.frame import Frame
+from gzsurvey.progress import duration
 from gzsurvey.status import Status
 
 
@@ -76,4 +77,45 @@ class CutoutSource(Protocol):
         Bad pixels of one target are a `Miss`, never an exception. An exception means
         that the whole block cannot be served.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a run will ask of a host."""
+
+    host: str
+    requests: int
+    """Tries again not counted."""
+    bytes: float
+    """Of replies, by those seen so far; NaN: none was."""
+    requests_per_s: float
+
+    def __str__(self) -> str:
+        size = "" if self.bytes != self.bytes else f" for about {self.bytes / 1e6:,.1f} MB"
+        seconds = self.requests / self.requests_per_s
+        return (
+            f"{self.requests:,} requests of {self.host}{size}, at most {self.requests_per_s:g} a second: "
+            f"{duration(seconds)} or longer"
+        )
+
+
+@runtime_checkable
+class RemoteSource(CutoutSource, Protocol):
+    """A source that asks hosts on the network."""
+
+    def probe(self) -> None:
+        """Ask for very little, at plan time.
+
+        Raises
+        ------
+        gzsurvey.errors.SourceError
+            The host cannot be reached, or does not know what is asked for.
+        """
+        ...
+
+    def demand(
+        self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], fov_arcsec: NDArray[np.float64], /
+    ) -> Demand:
+        """Return what cutouts at these positions and of these widths, shape (N,), will cost."""
         ...

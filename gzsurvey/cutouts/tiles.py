@@ -95,7 +95,7 @@ class OpenTile:
         inside = _clipped(part, self.tile.shape)
         pixels = self._read(inside).astype(np.float32)
         if np.count_nonzero(pixels) < pixels.size:
-            pixels[_blank(pixels, inside, self.tile.shape)] = np.nan
+            pixels[blank(pixels, inside, self.tile.shape)] = np.nan
         return _padded(pixels, inside, part, np.float32(np.nan))
 
     def bits(self, part: Bounds) -> NDArray[np.int64]:
@@ -220,8 +220,8 @@ def _padded(pixels: NDArray[Any], inside: Bounds, part: Bounds, fill: np.generic
     return whole
 
 
-def _blank(pixels: NDArray[np.float32], inside: Bounds, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Exact zeros in squares of `BLANK_RUN` pixels: a filled border, never a pixel that happens to be zero.
+def blank(pixels: NDArray[np.float32], inside: Bounds, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Find exact zeros in squares of `BLANK_RUN` pixels: a filled border, never a pixel that happens to be zero.
 
     Beyond the image's own border all counts as zero, so that a single line along it is found.
     """

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from gzsurvey.card import Credit
 from gzsurvey.dataset.gather import Gathered, gather
 from gzsurvey.dataset.groups import assign_splits
-from gzsurvey.dataset.pictures import Picture, Reject, pictures
+from gzsurvey.dataset.pictures import Picture, Reject, picture_workers, pictures
 from gzsurvey.dataset.store import GALAXY_COLUMNS, Store, StoreInfo, rows_per_chunk, write_info
 from gzsurvey.errors import OutputConflict, TableError
 from gzsurvey.progress import Progress
@@ -36,7 +37,8 @@ def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], 
 
     Pictures stream from the sources, a chunk at a time, into ``store.zarr``. A finished
     chunk is journalled, so that repeating an interrupted build goes on after the last
-    one; repeating a finished build returns at once.
+    one; repeating a finished build returns at once. Many images are prepared in processes of
+    their own: call it from under ``if __name__ == "__main__"`` in a script.
 
     Parameters
     ----------
@@ -70,7 +72,8 @@ def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], 
     journal = Journal(out, _create_arrays(out, recipe, tree, total))
     shown = progress("dataset", total, "images")
     shown.advance(journal.next)
-    _write_chunks(recipe, sources, journal, shown)
+    with picture_workers(total - journal.next) as workers:
+        _write_chunks(recipe, sources, journal, workers, shown)
     shown.finish()
     _finish(recipe, sources, journal, tree)
     return Store(out)
@@ -286,13 +289,15 @@ def _galaxies(source: Gathered, rows: pd.DataFrame, hashes: list[str]) -> pd.Dat
     )
 
 
-def _write_chunks(recipe: DatasetRecipe, sources: Sequence[Gathered], journal: Journal, shown: Progress) -> None:
-    forbidden = _held_out_pixels(recipe, sources)
+def _write_chunks(
+    recipe: DatasetRecipe, sources: Sequence[Gathered], journal: Journal, workers: Executor, shown: Progress
+) -> None:
+    forbidden = _held_out_pixels(recipe, sources, workers)
     chunk, first = Chunk.empty(journal.group), 0
     for source in sources:
         name = source.recipe.name
         start = max(0, journal.next - first)
-        for answer in pictures(source, source.rows, recipe.preparation, start):
+        for answer in pictures(source, source.rows, recipe.preparation, workers, start):
             if isinstance(answer, Reject):
                 chunk.rejected.append((name, source.rows["id"].iloc[answer.row], answer.reason))
             elif answer.sha256 in forbidden:
@@ -308,7 +313,7 @@ def _write_chunks(recipe: DatasetRecipe, sources: Sequence[Gathered], journal: J
         journal.write(chunk, first)
 
 
-def _held_out_pixels(recipe: DatasetRecipe, sources: Sequence[Gathered]) -> frozenset[str]:
+def _held_out_pixels(recipe: DatasetRecipe, sources: Sequence[Gathered], workers: Executor) -> frozenset[str]:
     """Hash the held-out galaxies' pictures: they guard sources without positions."""
     if all(np.isfinite(source.rows["ra"]).all() for source in sources):
         return frozenset()
@@ -316,7 +321,7 @@ def _held_out_pixels(recipe: DatasetRecipe, sources: Sequence[Gathered]) -> froz
         answer.sha256
         for source in sources
         if len(source.held)
-        for answer in pictures(source, source.held, recipe.preparation)
+        for answer in pictures(source, source.held, recipe.preparation, workers)
         if isinstance(answer, Picture)
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,8 @@ def gather(recipe: DatasetRecipe, tree: DecisionTree) -> tuple[Gathered, ...]:
     """
     for survey in (source for source in recipe.sources if source.is_cutouts):
         check_source(SourceSpec.parse(survey.images, survey.bands, survey.zeropoints), recipe.preparation)
-    sources = [_gather_one(source, tree) for source in recipe.sources]
+    opened = cache(open_collection)
+    sources = [_gather_one(source, tree, opened) for source in recipe.sources]
     if recipe.splits.published:
         for source in sources:
             unsplit = (source.rows["published"] == "").to_numpy() & (source.rows["campaign"] != "").to_numpy()
@@ -91,8 +93,8 @@ def _without_earlier(source: Gathered, sources: Sequence[Gathered]) -> Gathered:
     return replace(source, rows=source.rows[keep].reset_index(drop=True), votes=source.votes[keep])
 
 
-def _gather_one(source: SourceRecipe, tree: DecisionTree) -> Gathered:
-    collection = None if source.is_cutouts else open_collection(source.images)
+def _gather_one(source: SourceRecipe, tree: DecisionTree, opened: Callable[[str], ImageCollection]) -> Gathered:
+    collection = None if source.is_cutouts else opened(source.images)
     table = source.catalogue
     if table is None and isinstance(collection, ParquetImages):
         table = source.images

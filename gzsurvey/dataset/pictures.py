@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,17 @@ from gzsurvey.dataset.gather import Gathered
 from gzsurvey.errors import CutoutUnavailable
 from gzsurvey.images.frame import field_of_view
 from gzsurvey.images.prepare import frame_of, prepare_cutout
+from gzsurvey.recipes.cluster import cores
 from gzsurvey.recipes.dataset import SourceRecipe
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.status import Status
 
-AHEAD = 4
-"""Pictures in work for each thread: bounds memory."""
+IMAGES_PER_TASK = 32
+AHEAD = 2
+"""Tasks in work for each worker: bounds memory."""
+PROCESSES_FROM = 20_000
+"""Images from which worker processes are worth their start: threads share Python's lock, which small images hold
+most of the time."""
 BLOCK = 256
 """Cutouts asked of a survey at once, for the same reason."""
 
@@ -51,8 +57,22 @@ class Reject:
     reason: str
 
 
+@contextmanager
+def picture_workers(count: int) -> Iterator[Executor]:
+    """Offer workers for `count` ready images: threads, or processes where those are worth their start."""
+    if count < PROCESSES_FROM or cores() == 1:
+        with ThreadPoolExecutor(min(8, cores()), thread_name_prefix="prepare") as threads:
+            yield threads
+        return
+    with ProcessPoolExecutor(cores(), get_context("spawn")) as processes:
+        try:
+            yield processes
+        finally:
+            processes.shutdown(wait=True, cancel_futures=True)
+
+
 def pictures(
-    source: Gathered, rows: pd.DataFrame, preparation: Preparation, start: int = 0
+    source: Gathered, rows: pd.DataFrame, preparation: Preparation, workers: Executor, start: int = 0
 ) -> Iterator[Picture | Reject]:
     """Yield a picture or a reject for each row from `start`, in order.
 
@@ -64,6 +84,8 @@ def pictures(
         Its rows, or some of them: columns id, image, ra, dec, r50, r90.
     preparation : Preparation
         The store's; the source's own crop replaces its crop.
+    workers : Executor
+        Of `picture_workers`; they prepare ready images.
     start : int
         First row wanted.
     """
@@ -72,22 +94,27 @@ def pictures(
     if source.collection is None:
         yield from _from_survey(source.recipe, rows, preparation, start)
     else:
-        yield from _from_images(source.collection, rows, preparation, start)
+        yield from _from_images(source.collection, rows, preparation, workers, start)
 
 
 def _from_images(
-    collection: ImageCollection, rows: pd.DataFrame, preparation: Preparation, start: int
+    collection: ImageCollection, rows: pd.DataFrame, preparation: Preparation, workers: Executor, start: int
 ) -> Iterator[Picture | Reject]:
     names = list(zip(rows["id"], rows["image"], strict=True))
-    threads = max(1, min(8, os.cpu_count() or 1))
-    pending: deque[Future[Picture | Reject]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
-        for row in range(start, len(names)):
-            pending.append(pool.submit(_from_member, collection, row, names[row], preparation))
-            if len(pending) >= AHEAD * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    pending: deque[Future[list[Picture | Reject]]] = deque()
+    for first in range(start, len(names), IMAGES_PER_TASK):
+        some = names[first : first + IMAGES_PER_TASK]
+        pending.append(workers.submit(_from_members, collection, first, some, preparation))
+        if len(pending) >= AHEAD * cores():
+            yield from pending.popleft().result()
+    while pending:
+        yield from pending.popleft().result()
+
+
+def _from_members(
+    collection: ImageCollection, first: int, names: Sequence[tuple[str, str]], preparation: Preparation
+) -> list[Picture | Reject]:
+    return [_from_member(collection, first + i, name, preparation) for i, name in enumerate(names)]
 
 
 def _from_member(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from gzsurvey.card import Card, Head, NumberHead, VotesHead
-from gzsurvey.export.agreement import TOLERANCE
+from gzsurvey.export.agreement import LIMITS, TOLERANCE
+
+_ENCODERS = {"fp32": "float32", "fp16": "half precision", "int8": "8-bit integers"}
 
 
 def model_card(card: Card, file_name: str) -> str:
@@ -131,12 +133,25 @@ def _credits(card: Card) -> Iterator[str]:
 def _agreement(card: Card) -> Iterator[str]:
     yield "## Agreement with torch"
     yield ""
-    yield "Largest absolute difference between this file under ONNX Runtime (CPU) and its torch network, batches of"
-    yield f"1, 2, 7 and 32; above {TOLERANCE:g} of an output's scale the export is refused."
+    images = max((loss.images for loss in card.torch_loss.values()), default=0)
+    yield f"This file under ONNX Runtime (CPU) against its torch network in float32, {images} galaxies, in batches of"
+    yield "1, 2, 7, 32 and all. Its encoder computes in " + _ENCODERS[card.precision] + ", its heads in float32."
+    if card.precision == "fp32":
+        yield f"Above {TOLERANCE:g} of an output's scale the export is refused."
+    else:
+        limit = LIMITS[card.precision]
+        yield f"Above a mean change of {limit.mean:g} or a largest one of {limit.largest:g} the export is refused."
+        yield f"Calibration was fitted to predictions in {_ENCODERS[card.calibrated_in]}."
+    yield ""
+    yield "Changes are of vote fractions, probabilities, numbers in their predicted standard deviations, and 1 - cosine"
+    yield "of embeddings."
     yield ""
     yield from _table(
-        ("output", "largest difference"),
-        [(f"`{name}`", f"{value:.2g}") for name, value in card.torch_difference.items()],
+        ("output", "mean change", "largest change", "largest difference of a value"),
+        [
+            (f"`{name}`", f"{loss.mean:.2g}", f"{loss.largest:.2g}", f"{card.torch_difference[name]:.2g}")
+            for name, loss in card.torch_loss.items()
+        ],
     )
 
 

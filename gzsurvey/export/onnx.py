@@ -12,24 +12,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from gzsurvey.card import Calibration, Card
+from gzsurvey.card import Calibration, Card, Precision
+from gzsurvey.dataset.store import Store
 from gzsurvey.errors import CardMismatch, ExportError, OutputConflict
 from gzsurvey.export.agreement import measure
 from gzsurvey.export.ensemble import Ensemble, describe_ensemble
 from gzsurvey.export.graph import OPSET, PixelsToOutputs, to_onnx
 from gzsurvey.export.model_card import model_card
-from gzsurvey.export.pictures import comparison_images
+from gzsurvey.export.pictures import Pictures, stored_pictures, travelling_pictures
+from gzsurvey.export.precision import lowered
+from gzsurvey.export.recalibrate import recalibrated
+from gzsurvey.export.speed import compare_speed
 from gzsurvey.inference.session import OnnxModel
 from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network
+from gzsurvey.model.network import Network
+from gzsurvey.progress import Progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 logger = logging.getLogger(__name__)
+
+Loaded = tuple[Network, CheckpointInfo]
 
 _LARGEST_FILE = 2**31 - 1
 _INHERITED = (
@@ -38,7 +44,13 @@ _INHERITED = (
 )  # fmt: skip
 
 
-def export(checkpoints: Sequence[str | Path], out: Path | str, campaign: str | None = None) -> Card:
+def export(
+    checkpoints: Sequence[str | Path],
+    out: Path | str,
+    campaign: str | None = None,
+    precision: Precision = "fp32",
+    dataset: Path | None = None,
+) -> Card:
     """Write a checkpoint as one self-contained ONNX file, with its card inside and a page beside it.
 
     Parameters
@@ -52,6 +64,13 @@ def export(checkpoints: Sequence[str | Path], out: Path | str, campaign: str | N
     campaign : str, optional
         Whose volunteers a catalogue imitates unless it is told otherwise; default: the one
         with most of the training votes.
+    precision : {"fp32", "fp16", "int8"}
+        In which numbers encoders compute. The file is refused where that changes its predictions by more
+        than `gzsurvey.export.agreement.LIMITS`.
+    dataset : Path, optional
+        A STORE. Its training galaxies set the ranges of ``int8``, and the file is compared on validation galaxies.
+        Where it is what a checkpoint was trained on, votes are calibrated anew in a lower precision.
+        Default: the up to 64 galaxies that travel with the checkpoint, and no new calibration.
 
     Returns
     -------
@@ -79,15 +98,49 @@ def export(checkpoints: Sequence[str | Path], out: Path | str, campaign: str | N
         raise ExportError(f"{repeated} stands twice; the members of an ensemble must differ")
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     if out.exists():
-        return _finished(out, sha256, campaign)
+        return _finished(out, sha256, campaign, precision)
     if not out.parent.is_dir():
         raise ExportError(f"{out}: there is no directory {out.parent}")
     loaded = [load_network(file) for file in files]
     infos = [info for _, info in loaded]
-    card = draft_card(describe_ensemble(infos, [str(name) for name in checkpoints]), out.stem, campaign)
+    names = [str(name) for name in checkpoints]
+    card = _with(draft_card(describe_ensemble(infos, names), out.stem, campaign), precision=precision)
+    pictures = _pictures(card, dataset)
+    if precision != "fp32" and dataset is not None:
+        loaded, calibrated_in = _recalibrated(loaded, precision, pictures, Store(dataset))
+        infos = [info for _, info in loaded]
+        card = _with(
+            draft_card(describe_ensemble(infos, names), out.stem, campaign),
+            precision=precision,
+            calibrated_in=calibrated_in,
+        )
     card = _with(card, checkpoint_sha256=sha256, members=len(files), calibration=_calibrations(infos))
     network = loaded[0][0] if len(files) == 1 else Ensemble([network for network, _ in loaded])
-    return keep(network, card, comparison_images(card.thumbnails, card.preparation.image_size), out)
+    return keep(network, card, pictures, out)
+
+
+def _pictures(card: Card, dataset: Path | None) -> Pictures:
+    size = card.preparation.image_size
+    if dataset is None:
+        return travelling_pictures(card.thumbnails, size, card.precision)
+    store = Store(dataset)
+    if store.image_shape[:2] != (size, size):
+        raise ExportError(f"{dataset} holds images of {store.image_shape[0]} pixels, the model takes {size}")
+    return stored_pictures(store)
+
+
+def _recalibrated(
+    loaded: Sequence[Loaded], precision: Precision, pictures: Pictures, store: Store
+) -> tuple[list[Loaded], Precision]:
+    """Calibrate every member in `precision`, if `store` is what trained it; say in what all are calibrated now."""
+    strangers = [info for _, info in loaded if info.dataset_sha256 != store.info.content_sha256]
+    if strangers:
+        Progress.say(
+            f"export: {store.path} is not what the checkpoint was trained on, so calibration stays as it was fitted "
+            f"in float32"
+        )
+        return list(loaded), "fp32"
+    return [recalibrated(network, info, precision, pictures, store) for network, info in loaded], precision
 
 
 def _calibrations(infos: Sequence[CheckpointInfo]) -> dict[str, tuple[Calibration | None, ...]]:
@@ -123,17 +176,17 @@ def draft_card(info: CheckpointInfo, name: str, campaign: str | None = None) -> 
     )
 
 
-def keep(network: nn.Module, card: Card, images: NDArray[np.uint8], out: Path) -> Card:
-    """Write `network` as an ONNX file with `card`, if both say the same of `images`.
+def keep(network: nn.Module, card: Card, pictures: Pictures, out: Path) -> Card:
+    """Write `network` as an ONNX file with `card`, if both say the same of some galaxies.
 
     Parameters
     ----------
     network : nn.Module
         Takes float32 images (N, 3, S, S) in 0..1 and returns a mapping of the card's outputs.
     card : Card
-        What is known before the export.
-    images : uint8, shape (N, 3, S, S)
-        To compare ONNX Runtime and torch on.
+        What is known before the export, the precision among it.
+    pictures : Pictures
+        To measure ranges, and to compare ONNX Runtime and torch on.
     out : Path
         The ONNX file.
 
@@ -148,22 +201,26 @@ def keep(network: nn.Module, card: Card, images: NDArray[np.uint8], out: Path) -
         They disagree, or the file is too large for one piece; nothing is kept.
     """
     model = PixelsToOutputs(network, tuple(card.outputs)).eval().cpu()
-    proto = to_onnx(model, card.preparation.image_size)
+    exact = to_onnx(model, card.preparation.image_size)
+    proto = lowered(exact, card.precision, pictures.ranged)
     page = out.with_suffix(".md")
     with _aside(out) as onnx_aside, _aside(page) as page_aside:
         _save(proto, card, onnx_aside)
-        agreement = measure(model, _open(onnx_aside), images)
-        logger.info("%s agrees with torch on %d images", out.name, agreement.images)
-        card = _with(card, torch_difference=agreement.absolute, versions=card.versions | _versions(proto.ir_version))
+        agreement = measure(model, _open(onnx_aside), pictures.compared)
+        logger.info("%s agrees with torch on %d images", out.name, len(pictures.compared))
+        found = {"torch_difference": agreement.absolute, "torch_loss": agreement.loss}
+        card = _with(card, versions=card.versions | _versions(proto.ir_version), **found)
         _save(proto, card, onnx_aside)
         _open(onnx_aside)
         _write(page_aside, model_card(card, out.name).encode())
         page_aside.replace(page)
         onnx_aside.replace(out)
+    if card.precision != "fp32":
+        Progress.say(f"export: {compare_speed(exact, proto, card.precision, pictures.compared)}")
     return card
 
 
-def _finished(out: Path, checkpoint_sha256: str, campaign: str | None) -> Card:
+def _finished(out: Path, checkpoint_sha256: str, campaign: str | None, precision: Precision) -> Card:
     try:
         card = OnnxModel(out, "cpu").card
     except CardMismatch:
@@ -173,6 +230,8 @@ def _finished(out: Path, checkpoint_sha256: str, campaign: str | None) -> Card:
         differences.append(f"checkpoint {card.checkpoint_sha256[:12] or 'unknown'}, now {checkpoint_sha256[:12]}")
     if campaign not in (None, card.default_campaign):
         differences.append(f"campaign {card.default_campaign}, now {campaign}")
+    if card.precision != precision:
+        differences.append(f"precision {card.precision}, now {precision}")
     if differences:
         raise OutputConflict(out, differences)
     return card

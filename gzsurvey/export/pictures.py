@@ -1,4 +1,4 @@
-"""Images on which an exported file is compared with torch.
+"""Images on which an exported file is quantised and compared with torch.
 
 Letters: N galaxies, S pixels on a side of the model's input.
 """
@@ -8,17 +8,33 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gzsurvey.card import Precision
+from gzsurvey.dataset.store import Store
 from gzsurvey.inference.predict import to_model_input
+from gzsurvey.training.describe import some
 
 _SEED = 20
+RANGED, COMPARED = 512, 256
+"""Galaxies of a store: more do not move the ranges of activations, or a mean difference."""
 
 
-def comparison_images(thumbnails: Sequence[str], size: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Pictures:
+    """Galaxies that an export is made with."""
+
+    ranged: NDArray[np.uint8]
+    """On which ranges of activations are measured, shape (N, 3, S, S)."""
+    compared: NDArray[np.uint8]
+    """On which the file is compared with torch, shape (N, 3, S, S); N at least 1."""
+
+
+def travelling_pictures(thumbnails: Sequence[str], size: int, precision: Precision) -> Pictures:
     """Return the training galaxies that travel with a model, else invented ones.
 
     Parameters
@@ -27,13 +43,19 @@ def comparison_images(thumbnails: Sequence[str], size: int) -> NDArray[np.uint8]
         Base64 PNG, as in checkpoints and cards.
     size : int
         S.
-
-    Returns
-    -------
-    uint8, shape (N, 3, S, S)
-        N at least 1.
+    precision : {"fp32", "fp16", "int8"}
+        For ``int8`` every second galaxy sets ranges, and the others are compared on.
     """
-    return decode_thumbnails(thumbnails, size) if thumbnails else invented_images(size)
+    images = decode_thumbnails(thumbnails, size) if len(thumbnails) > 1 else invented_images(size)
+    return Pictures(images[::2], images[1::2]) if precision == "int8" else Pictures(images, images)
+
+
+def stored_pictures(store: Store) -> Pictures:
+    """Return training galaxies of a store to set ranges, and validation galaxies to compare on."""
+    training = some(store.rows("train"), RANGED, _SEED)
+    held_out = some(store.rows("validation"), COMPARED, _SEED)
+    rows = held_out if len(held_out) else training
+    return Pictures(to_model_input(store.images(training)), to_model_input(store.images(rows)))
 
 
 def decode_thumbnails(thumbnails: Sequence[str], size: int) -> NDArray[np.uint8]:

@@ -40,8 +40,8 @@ def predict(model: OnnxModel, images: Iterable[tuple[int, NDArray[Any]]]) -> Ite
     ----------
     model : OnnxModel
         Its `batch_size` is used.
-    images : iterable of (int, array of shape (S, S, 3))
-        Row number and prepared image; consumed in the caller's thread. An error raised here
+    images : iterable of (int, array of shape (3, S, S))
+        Row number and prepared image in the model's layout; consumed in the caller's thread. An error raised here
         reaches the caller.
 
     Yields
@@ -67,22 +67,22 @@ def to_model_input(images: NDArray[Any]) -> NDArray[Any]:
 
     Parameters
     ----------
-    images : array, shape (n, S, S, 3)
-        Prepared images, planes R, G, B last.
+    images : array, shape (..., S, S, 3)
+        One prepared image or several, planes R, G, B last.
 
     Returns
     -------
-    array of the same dtype, shape (n, 3, S, S)
+    array of the same dtype, shape (..., 3, S, S)
         Contiguous.
     """
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(np.moveaxis(images, -1, -3))
 
 
 def _batches(images: Iterable[tuple[int, NDArray[Any]]], size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     stream = iter(images)
     while batch := list(islice(stream, size)):
         rows, pixels = zip(*batch, strict=True)
-        yield np.array(rows, dtype=np.int64), to_model_input(np.stack(pixels))
+        yield np.array(rows, dtype=np.int64), np.stack(pixels)
 
 
 def _finished(rows: NDArray[np.int64], future: Future[dict[str, NDArray[np.float32]]]) -> Predictions:

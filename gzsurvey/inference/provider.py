@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import logging
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from gzsurvey.errors import RecipeError
 
-logger = logging.getLogger(__name__)
-
-Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
+Provider: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt"]
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+NAMES = {CPU: "CPU", CUDA: "CUDA", TENSORRT: "TensorRT"}
+_WANTED = {"cuda": CUDA, "tensorrt": TENSORRT}
 
-_CUDA_OPTIONS = {
+_CUDA_OPTIONS: dict[str, str] = {
     # The default, an exhaustive search, may choose another algorithm in every process.
     "cudnn_conv_algo_search": "HEURISTIC",
     # Rounds inputs of matrix products to 10 bits: 1e-3 between machines.
@@ -33,8 +34,9 @@ def open_session(model: bytes, provider: Provider, threads: int) -> Any:
     ----------
     model : bytes
         The ONNX file.
-    provider : {"auto", "cpu", "cuda"}
-        ``auto``: CUDA where a session really runs there, else the CPU.
+    provider : {"auto", "cpu", "cuda", "tensorrt"}
+        ``auto``: CUDA where there is a GPU, else the CPU. TensorRT is taken by name only: it chooses kernels by
+        timing them, so that two workers may differ.
     threads : int
         Threads of the CPU provider for one batch.
 
@@ -46,19 +48,43 @@ def open_session(model: bytes, provider: Provider, threads: int) -> Any:
     Raises
     ------
     gzsurvey.errors.RecipeError
-        `provider` is ``cuda``, and CUDA does not run here.
+        What is asked for does not run here, or there is a GPU that `auto` cannot use.
     """
-    if provider not in ("auto", "cpu", "cuda"):
-        raise RecipeError(f"provider {provider!r}", "must be auto, cpu or cuda")
+    if provider not in ("auto", "cpu", *_WANTED):
+        raise RecipeError(f"provider {provider!r}", "must be auto, cpu, cuda or tensorrt")
     if provider == "cpu" or (provider == "auto" and not cuda_devices()):
         return _start(model, [CPU], threads)
-    session = _start_on_cuda(model, threads)
-    if session.get_providers()[0] == CUDA:
+    wanted = _WANTED.get(provider, CUDA)
+    session = _start_on_gpu(model, wanted, threads)
+    if session.get_providers()[0] == wanted:
         return session
-    if provider == "cuda":
-        raise RecipeError("provider 'cuda'", f"{why_no_cuda()}; use auto or cpu")
-    logger.warning("a GPU is here, but %s; predicting on the CPU", why_no_cuda())
-    return session
+    if provider == "auto":
+        raise RecipeError("provider 'auto'", f"a GPU is here, but {why_not(CUDA)}; provider cpu does without it")
+    raise RecipeError(f"provider {provider!r}", f"{why_not(wanted)}; use auto or cpu")
+
+
+def open_fixed_session(model: bytes, batch: Mapping[str, int]) -> Any:
+    """Open a session on CUDA that predicts batches of one size by replaying one CUDA graph.
+
+    Parameters
+    ----------
+    model : bytes
+        The ONNX file.
+    batch : mapping of str to int
+        The name of its open dimension, and the size that is given to it.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession or None
+        None where the model holds an operation that CUDA cannot replay.
+    """
+    from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
+
+    try:
+        session = _start_on_gpu(model, CUDA, 1, {"enable_cuda_graph": "1"}, batch)
+    except (EPFail, Fail, RuntimeException):
+        return None
+    return session if session.get_providers()[0] == CUDA else None
 
 
 def cuda_devices() -> int:
@@ -73,37 +99,59 @@ def cuda_devices() -> int:
     return count.value
 
 
-def why_no_cuda() -> str:
-    """One clause that says why ONNX Runtime cannot use CUDA, and what to install."""
+def why_not(provider: str) -> str:
+    """One clause that says why ONNX Runtime cannot use CUDA or TensorRT, and what to install."""
     import onnxruntime
 
-    if CUDA not in onnxruntime.get_available_providers():
-        return f"this ONNX Runtime ({onnxruntime.__version__}) is built without CUDA: install 'gzsurvey[gpu]'"
+    if provider not in onnxruntime.get_available_providers():
+        return (
+            f"this ONNX Runtime ({onnxruntime.__version__}) is built without {NAMES[provider]}: install 'gzsurvey[gpu]'"
+        )
     if not cuda_devices():
         return "the NVIDIA driver offers no GPU here"
+    if provider == TENSORRT:
+        return "ONNX Runtime cannot load TensorRT: pip install tensorrt, of the version its documentation names"
     return "ONNX Runtime cannot load CUDA or cuDNN: install 'gzsurvey[gpu]', which brings their libraries"
 
 
-def _start_on_cuda(model: bytes, threads: int) -> Any:
+def _start_on_gpu(
+    model: bytes,
+    provider: str,
+    threads: int,
+    options: Mapping[str, str] | None = None,
+    fixed: Mapping[str, int] | None = None,
+) -> Any:
     import onnxruntime
 
-    if CUDA not in onnxruntime.get_available_providers():
+    if provider not in onnxruntime.get_available_providers():
         return _start(model, [CPU], threads)
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
+    first: list[Any] = [(TENSORRT, {})] if provider == TENSORRT else []
     # It reports missing libraries on stderr and goes on; the caller compares providers instead.
+    with quiet():
+        return _start(model, [*first, (CUDA, _CUDA_OPTIONS | dict(options or {})), CPU], threads, fixed)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what ONNX Runtime says on stderr to itself, unless it ends the process."""
+    import onnxruntime
+
     onnxruntime.set_default_logger_severity(_FATAL)
     try:
-        return _start(model, [(CUDA, _CUDA_OPTIONS), CPU], threads)
+        yield
     finally:
         onnxruntime.set_default_logger_severity(_ERROR)
 
 
-def _start(model: bytes, providers: list[Any], threads: int) -> Any:
+def _start(model: bytes, providers: list[Any], threads: int, fixed: Mapping[str, int] | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    for dimension, size in (fixed or {}).items():
+        options.add_free_dimension_override_by_name(dimension, size)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERROR

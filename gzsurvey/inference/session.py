@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from gzsurvey.card import Card, read_card
 from gzsurvey.errors import CardMismatch
-from gzsurvey.inference.provider import CUDA, Provider, open_session
+from gzsurvey.inference.fixed import FixedBatch, open_fixed_batch
+from gzsurvey.inference.provider import CPU, CUDA, Provider, open_session
 
 INPUT = "image"
 _LEAST_BATCH = 2
@@ -29,8 +30,8 @@ class OnnxModel:
     ----------
     path : Path
         The ONNX file.
-    provider : {"auto", "cpu", "cuda"}
-        ``auto``: CUDA where it really runs, else the CPU.
+    provider : {"auto", "cpu", "cuda", "tensorrt"}
+        ``auto``: CUDA where there is a GPU, else the CPU.
     threads : int
         CPU threads for one batch. Several workers on one machine share its cores: 1 each.
     batch_size : int
@@ -42,7 +43,7 @@ class OnnxModel:
     gzsurvey.errors.CardMismatch
         No ONNX file, no card, or inputs and outputs that are not the card's; says what is expected.
     gzsurvey.errors.RecipeError
-        CUDA was asked for by name, and does not run here.
+        What was asked for does not run here, or a GPU is here that cannot be used.
     """
 
     def __init__(self, path: Path, provider: Provider = "auto", threads: int = 1, batch_size: int = 32) -> None:
@@ -58,10 +59,11 @@ class OnnxModel:
         """What the model expects and means."""
         _check_input(self._session.get_inputs(), self.card, str(path))
         _check_outputs(self._session.get_outputs(), self.card, str(path))
+        self._fixed = self._open_fixed(content) if self.provider == CUDA else None
 
     @property
     def provider(self) -> str:
-        """``CPUExecutionProvider`` or ``CUDAExecutionProvider``: what the session runs on."""
+        """``CPUExecutionProvider``, ``CUDAExecutionProvider``, ...: what the session runs on."""
         return str(self._session.get_providers()[0])
 
     @property
@@ -108,9 +110,15 @@ class OnnxModel:
                 results[name][start : start + len(batch)] = values
         return results
 
+    def _open_fixed(self, content: bytes) -> FixedBatch:
+        images = ((self.batch_size, *self.input_shape), np.dtype(self.card.input_type))
+        return open_fixed_batch(content, self._session, images, self.card.output_shapes)
+
     def _run_batch(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        if self._fixed is not None:
+            return list(self._fixed.run(batch))
         n = len(batch)
-        least = max(_LEAST_BATCH, self.batch_size) if self.provider == CUDA else _LEAST_BATCH
+        least = _LEAST_BATCH if self.provider == CPU else max(_LEAST_BATCH, self.batch_size)
         if n < least:
             batch = np.concatenate([batch, np.zeros((least - n, *batch.shape[1:]), batch.dtype)])
         outputs = self._session.run(list(self.card.outputs), {INPUT: np.ascontiguousarray(batch)})

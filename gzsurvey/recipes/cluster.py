@@ -18,7 +18,7 @@ class ClusterProfile(Section):
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Processes; by default as many as this machine has cores."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """Threads of the model in each process."""
+    """Threads of each process: of the model on a CPU; with a GPU, those that fetch and prepare images for it."""
     tasks_per_worker: Annotated[int, Field(ge=1, le=10)] = 2
     """Blocks handed out at a time: one being worked on, the others waiting."""
     address: str | None = None
@@ -53,7 +53,7 @@ def load_cluster(text: str) -> ClusterProfile:
         There is no such profile, or a mistake in it.
     """
     if text == "none":
-        return ClusterProfile(kind="none")
+        return ClusterProfile(kind="none", threads=cores())
     if text.startswith(("tcp://", "tls://")):
         return ClusterProfile(kind="address", address=text)
     return load(find(CLUSTERS, text), ClusterProfile)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gzsurvey.recipes.base import Section, load
+from gzsurvey.recipes.remote import Politeness
 from gzsurvey.resources import RECIPES, find
 
 
@@ -16,8 +17,10 @@ class SurveyRecipe(Section):
 
     block_rows: Annotated[int, Field(ge=256, le=65_536, multiple_of=256)]
     """Largest block; small jobs take smaller ones."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)]
-    """Galaxies given to the model at once."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
+    """Galaxies given to the model at once; ``auto``: 32 on a CPU, measured by `plan` on a GPU."""
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"]
+    """What the model runs on; ``auto``: a GPU where there is one. What was planned is what every worker must have."""
     missing_limit: Annotated[float, Field(ge=0, le=1)]
     """Share of missing pixels, in the worst band, above which a cutout is a miss (status 12)."""
     retries: Annotated[int, Field(ge=0, le=20)]
@@ -28,6 +31,8 @@ class SurveyRecipe(Section):
     """Random targets that `plan` looks at: picture, distance from training, speed."""
     check_rows: Annotated[int, Field(ge=0, le=100_000)]
     """Random rows kept as the model saw them, in ``checks/``."""
+    politeness: Politeness = Politeness()
+    """How services on the network are asked."""
 
 
 def load_survey_recipe(name_or_path: str = "survey", overrides: Iterable[str] = ()) -> SurveyRecipe:

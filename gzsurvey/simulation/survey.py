@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from gzsurvey.errors import OutputConflict, RecipeError
@@ -19,10 +20,19 @@ from gzsurvey.progress import Progress
 from gzsurvey.recipes.simulation import SimulationRecipe
 from gzsurvey.simulation.layout import Field, Tile, lay_out, tiles
 from gzsurvey.simulation.mosaic import write_tile
+from gzsurvey.simulation.population import population
 from gzsurvey.simulation.stamps import encode, stamps
-from gzsurvey.simulation.tables import Training, write_dataset_recipe, write_targets, write_truth, write_votes
+from gzsurvey.simulation.tables import (
+    Training,
+    write_answers,
+    write_dataset_recipe,
+    write_targets,
+    write_truth,
+    write_votes,
+)
 
 STAMPS_PER_TASK = 64
+ANSWERS_PER_TASK = 2048
 _SERIAL_BELOW = 150
 """Galaxies that are drawn sooner than worker processes start."""
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -113,10 +123,13 @@ def _write_state(recipe: SimulationRecipe, out: Path, finished: bool) -> None:
 
 def _draw(recipe: SimulationRecipe, out: Path, cut: Sequence[tuple[Field, Tile]]) -> None:
     tasks: list[Task] = [(write_tile, (field, tile, out / "mosaic"), len(field.near(tile))) for field, tile in cut]
-    parts = []
-    for number, (region, rows) in enumerate(_batches(recipe)):
+    training, parts = Training(recipe), []
+    for path, first in _answers(recipe, out):
+        rows = np.arange(first, min(first + ANSWERS_PER_TASK, recipe.training))
+        tasks.append((write_answers, (recipe, rows, path), 0))
+    for number, (region, rows) in enumerate(_batches(training)):
         parts.append(out / "partial" / f"stamps_{number:06d}.zip")
-        tasks.append((write_stamps, (recipe, region, rows, parts[-1]), len(rows)))
+        tasks.append((write_stamps, (recipe, region, training.ids[rows], parts[-1]), len(rows)))
     progress = Progress("simulate", sum(weight for _, _, weight in tasks), "galaxies")
     for weight in _run(tasks):
         progress.advance(weight)
@@ -125,10 +138,15 @@ def _draw(recipe: SimulationRecipe, out: Path, cut: Sequence[tuple[Field, Tile]]
         _join(parts, out / "stamps.zip")
 
 
-def _batches(recipe: SimulationRecipe) -> Iterator[tuple[int, list[int]]]:
-    training = Training(recipe)
-    for region in range(len(recipe.regions)):
-        rows = [int(row) for row in np.flatnonzero(training.region == region)]
+def _answers(recipe: SimulationRecipe, out: Path) -> list[tuple[Path, int]]:
+    """Return where answers go, part by part, and the first training galaxy of each part."""
+    starts = range(0, recipe.training, ANSWERS_PER_TASK)
+    return [(out / "partial" / f"answers_{number:06d}.npz", first) for number, first in enumerate(starts)]
+
+
+def _batches(training: Training) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    for region in range(len(training.recipe.regions)):
+        rows = np.flatnonzero(training.region == region)
         for start in range(0, len(rows), STAMPS_PER_TASK):
             yield region, rows[start : start + STAMPS_PER_TASK]
 
@@ -158,12 +176,11 @@ def _one_thread() -> None:
     threadpool_limits(1)
 
 
-def write_stamps(recipe: SimulationRecipe, region: int, rows: list[int], path: Path) -> None:
+def write_stamps(recipe: SimulationRecipe, region: int, ids: NDArray[np.int64], path: Path) -> None:
     """Draw some training galaxies into a zip of their own; one that exists is complete."""
     if path.exists():
         return
-    training = Training(recipe)
-    galaxies = training.galaxies(np.asarray(rows))
+    galaxies = population(recipe.seed, (int(i) for i in ids))
     drawn = dict(stamps(galaxies, recipe.regions[region], recipe.stamps))
     aside = path.with_name(path.name + ".partial")
     with zipfile.ZipFile(aside, "w") as archive:
@@ -188,7 +205,7 @@ def _tables(recipe: SimulationRecipe, out: Path, fields: list[Field]) -> None:
     training = Training(recipe)
     write_targets(fields, out / "targets.fits")
     write_truth(fields, out / "truth.fits")
-    write_votes(training, out)
+    write_votes(training, [path for path, _ in _answers(recipe, out)], out)
     write_dataset_recipe(recipe, training, out / "dataset.yaml")
     for part in sorted((out / "partial").iterdir()):
         part.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,39 +152,59 @@ def _scatter(recipe: SimulationRecipe, rng: np.random.Generator) -> tuple[NDArra
     return ra, dec
 
 
-def write_votes(training: Training, out: Path) -> None:
-    """Write what training galaxies are called.
+def write_answers(recipe: SimulationRecipe, rows: NDArray[np.integer], path: Path) -> None:
+    """Let volunteers answer about some training galaxies, into a file of their own; one that exists is complete."""
+    if path.exists():
+        return
+    training = Training(recipe)
+    galaxies = training.galaxies(rows)
+    content: dict[str, NDArray[Any]] = {"galaxies": galaxies}
+    for number, campaign in enumerate(training.campaigns):
+        shown = np.flatnonzero((training.first[rows] == number) | (training.second[rows] == number))
+        tree = DecisionTree.load(campaign)
+        probabilities = _probabilities(training, rows[shown], galaxies[shown], tree)
+        votes = vote(galaxies[shown], probabilities, tree)
+        content |= {f"{campaign}/{name}": values for name, values in
+                    (("rows", rows[shown]), ("probabilities", probabilities), ("votes", votes))}  # fmt: skip
+    aside = path.with_name(path.name + ".partial.npz")
+    np.savez(aside, **content)  # type: ignore[arg-type]
+    aside.replace(path)
+
+
+def write_votes(training: Training, answers: Sequence[Path], out: Path) -> None:
+    """Write what training galaxies are called, from what `write_answers` made of all of them, in their order.
 
     ``votes/{campaign}.parquet``, ``truth/{campaign}.parquet`` (the probabilities that the votes were drawn
     with), ``unlabelled.parquet``, ``stamps.parquet`` and ``rings.csv``.
     """
-    rows = np.arange(len(training.ids))
-    galaxies = training.galaxies(rows)
-    catalogue = training.table(rows, galaxies)
+    parts = [np.load(path) for path in answers]
+    galaxies = np.concatenate([part["galaxies"] for part in parts])
+    catalogue = training.table(np.arange(len(training.ids)), galaxies)
     _write_parquet(catalogue, out / "stamps.parquet")
     _write_parquet(catalogue[training.first < 0], out / "unlabelled.parquet")
-    for number, campaign in enumerate(training.campaigns):
-        shown = np.flatnonzero((training.first == number) | (training.second == number))
+    for campaign in training.campaigns:
+        shown, probabilities, counts = (
+            np.concatenate([part[f"{campaign}/{name}"] for part in parts])
+            for name in ("rows", "probabilities", "votes")
+        )
         tree = DecisionTree.load(campaign)
-        probabilities = _probabilities(training, shown, galaxies, tree)
-        counts = vote(galaxies[shown], probabilities, tree)
         votes = pd.DataFrame(counts, columns=list(tree.vote_columns), index=catalogue.index[shown])
         _write_parquet(pd.concat([catalogue.iloc[shown], votes], axis=1), out / "votes" / f"{campaign}.parquet")
-        names = [f"{column}_fraction" for column in tree.vote_columns]
-        truth = pd.DataFrame(probabilities.astype(np.float32), columns=names)
+        columns = [f"{column}_fraction" for column in tree.vote_columns]
+        truth = pd.DataFrame(probabilities.astype(np.float32), columns=columns)
         truth.insert(0, "id", training.ids[shown])
         _write_parquet(truth, out / "truth" / f"{campaign}.parquet")
     _write_rings(training, galaxies, out / "rings.csv")
 
 
 def _probabilities(
-    training: Training, shown: NDArray[np.intp], galaxies: Galaxies, tree: DecisionTree
+    training: Training, rows: NDArray[np.integer], galaxies: Galaxies, tree: DecisionTree
 ) -> NDArray[np.float64]:
-    result = np.empty((len(shown), tree.n_answers))
+    result = np.empty((len(rows), tree.n_answers))
     for number, region in enumerate(training.recipe.regions):
-        own = np.flatnonzero(training.region[shown] == number)
+        own = np.flatnonzero(training.region[rows] == number)
         if len(own):
-            result[own] = answer_probabilities(Sight(galaxies[shown[own]], region), tree)
+            result[own] = answer_probabilities(Sight(galaxies[own], region), tree)
     return result
 
 

@@ -31,6 +31,11 @@ class Pool(Protocol):
         ...
 
     @property
+    def workers(self) -> int:
+        """Processes there are now."""
+        ...
+
+    @property
     def window(self) -> int:
         """Blocks to hand out at a time."""
         ...
@@ -54,6 +59,7 @@ class SerialPool:
     """One block at a time in this process: for debugging, and for small jobs."""
 
     executor: Executor = SerialExecutor()
+    workers = 1
     window = 1
 
     def check(self) -> None:
@@ -76,9 +82,14 @@ class DaskPool:
         self.executor: Executor = client.get_executor(pure=False)
 
     @property
+    def workers(self) -> int:
+        """Processes there are now."""
+        return max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+
+    @property
     def window(self) -> int:
         """Blocks to hand out at a time: a few per worker, however many there are now."""
-        return self._profile.tasks_per_worker * max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+        return self._profile.tasks_per_worker * self.workers
 
     def check(self) -> None:
         """Raise `ClusterError` where the scheduler is gone."""

@@ -32,7 +32,7 @@ def targets_sha256(table: str) -> dict[str, str]:
 
 def absolute(spec: SourceSpec) -> SourceSpec:
     """Return a SOURCE that means the same in every process."""
-    if spec.kind not in {"mosaic", "images"}:
+    if spec.is_remote or spec.kind not in {"mosaic", "images", "hips"}:
         return spec
     path = Path(spec.address).expanduser()
     mask = None if spec.mask is None else str(Path(spec.mask).expanduser().absolute())
@@ -65,7 +65,12 @@ def identity(job: Job, model_sha256: str, targets: dict[str, str], indexes: Sequ
     indexes : sequence of Path or None
         One per source.
     """
-    return {
+    described = {
+        "masks": [(spec.mask, spec.mask_bits) for spec in map(absolute, job.sources) if spec.mask is not None],
+        "pixel scales": [spec.pixel_scale_arcsec for spec in job.sources if spec.pixel_scale_arcsec is not None],
+        "collections": [(spec.collection, spec.product) for spec in job.sources if spec.collection or spec.product],
+    }
+    return {name: value for name, value in described.items() if value} | {
         "model": model_sha256,
         "targets": _together(targets.values()),
         "cutouts": [absolute(spec).text for spec in job.sources],
@@ -98,4 +103,8 @@ def _together(hashes: Any) -> str:
 
 
 def _short(spec: SourceSpec, parts: int) -> str:
+    if spec.survey:
+        return spec.survey
+    if spec.is_remote:
+        return f"{spec.kind}:{spec.place}"
     return f"{spec.kind}:{'/'.join(PurePath(spec.address).parts[-parts:])}"

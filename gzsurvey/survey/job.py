@@ -11,8 +11,6 @@ from gzsurvey.errors import RecipeError
 from gzsurvey.recipes.survey import SurveyRecipe
 from gzsurvey.sky.columns import ColumnChoices
 
-Provider = Literal["auto", "cpu", "cuda"]
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -36,7 +34,6 @@ class Job:
     limit: int | None = None
     batch_size: int | None = None
     """Instead of the recipe's."""
-    provider: Provider = "auto"
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -48,6 +45,6 @@ class Job:
             raise RecipeError("--keep", f"{repeated[0]!r} stands twice")
 
     @property
-    def images_per_batch(self) -> int:
+    def images_per_batch(self) -> int | Literal["auto"]:
         """Galaxies given to the model at once."""
         return self.batch_size or self.recipe.batch_size

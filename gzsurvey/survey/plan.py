@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.open import check_source, open_source, pixel_scale_arcsec
+from gzsurvey.cutouts.source import Demand, RemoteSource
 from gzsurvey.errors import RecipeError, TableError
 from gzsurvey.images.frame import field_of_view
-from gzsurvey.inference import OnnxModel
+from gzsurvey.inference import OnnxModel, choose_batch_size
 from gzsurvey.outputs.columns import TARGET_ID, Column, Layout, Stored, choose_campaigns
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import ArraySpec, create_arrays, settle
@@ -106,8 +107,10 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     gzsurvey.errors.GZSurveyError
         Model, targets and source do not fit, or there is no room.
     """
-    model = OnnxModel(job.model, job.provider, 1, job.images_per_batch)
-    indexes = tuple(check_source(absolute(spec), model.card.preparation) for spec in job.sources)
+    model = OnnxModel(job.model, job.recipe.provider)
+    indexes = tuple(
+        check_source(absolute(spec), model.card.preparation, politeness=job.recipe.politeness) for spec in job.sources
+    )
     hashes = targets_sha256(job.targets)
     inputs = identity(job, model.sha256, hashes, indexes)
     if RunPaths(run).plan.exists():
@@ -129,13 +132,15 @@ def dry_run(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     gzsurvey.errors.GZSurveyError
         Model, targets and source do not fit.
     """
-    model = OnnxModel(job.model, job.provider, 1, job.images_per_batch)
-    indexes = tuple(check_source(absolute(spec), model.card.preparation) for spec in job.sources)
+    model = OnnxModel(job.model, job.recipe.provider)
+    indexes = tuple(
+        check_source(absolute(spec), model.card.preparation, politeness=job.recipe.politeness) for spec in job.sources
+    )
     hashes = targets_sha256(job.targets)
     draft = _draft(job, model, indexes, identity(job, model.sha256, hashes, indexes), hashes)
     _check_place(run, draft)
-    seen = _look(job, draft)
-    return Plan(run, _record(job, draft, cluster.expected_workers, seen), seen)
+    seen, demands = _look(job, draft)
+    return Plan(run, _record(job, draft, cluster.expected_workers, seen, demands), seen)
 
 
 def _draft(
@@ -149,7 +154,15 @@ def _draft(
     width, notes = _cutout_width(job, model, targets)
     arrays = array_specs(model.card, targets)
     _check_columns(job, model, targets)
+    model = _with_its_batch(job, model)
     return _Draft(model, indexes, inputs, hashes, replace(targets, notes=(*targets.notes, *notes)), width, arrays)
+
+
+def _with_its_batch(job: Job, model: OnnxModel) -> OnnxModel:
+    """Return the model with the batch size of the run, measured where it is to be chosen."""
+    wanted = job.images_per_batch
+    size = choose_batch_size(job.model, job.recipe.provider) if wanted == "auto" else wanted
+    return model if size == model.batch_size else OnnxModel(job.model, job.recipe.provider, 1, size)
 
 
 def _check_columns(job: Job, model: OnnxModel, targets: Targets) -> None:
@@ -184,7 +197,7 @@ def _cutout_width(job: Job, model: OnnxModel, targets: Targets) -> tuple[NDArray
     """Return the width of each target's cutout, arcsec, and what to say about it."""
     if all(spec.kind == "images" for spec in job.sources):
         return np.full(len(targets), np.nan), []
-    if not targets.has_positions and any(spec.kind == "mosaic" for spec in job.sources):
+    if not targets.has_positions and any(spec.kind not in {"images", "synthetic"} for spec in job.sources):
         raise TableError(job.targets, "has no positions; name them with --ra-column and --dec-column")
     preparation = model.card.preparation
     rule = preparation.scale_rule
@@ -215,8 +228,8 @@ def _check_place(run: Path, draft: _Draft) -> None:
 def _write(job: Job, run: Path, draft: _Draft, workers: int) -> Plan:
     paths = RunPaths(run)
     ledger.clean(run)
-    seen = _look(job, draft)
-    record = _record(job, draft, workers, seen)
+    seen, demands = _look(job, draft)
+    record = _record(job, draft, workers, seen, demands)
     shutil.copyfile(job.model, paths.aside / "model.onnx")
     settle(paths.aside / "model.onnx", paths.model)
     for source, index in zip(record.sources, draft.indexes, strict=True):
@@ -244,7 +257,7 @@ def _write_surroundings(job: Job, run: Path, draft: _Draft, seen: Look) -> None:
         moc.save(paths.moc / "footprint.fits", format="fits", overwrite=True)
 
 
-def _record(job: Job, draft: _Draft, workers: int, seen: Look) -> RunRecord:
+def _record(job: Job, draft: _Draft, workers: int, seen: Look, demands: Sequence[Demand]) -> RunRecord:
     rows = len(draft.targets)
     names = short_names(specs := [absolute(spec) for spec in job.sources])
     index_names = [f"index{'' if i == 0 else f'-{i}'}.json" for i in range(len(specs))]
@@ -254,7 +267,8 @@ def _record(job: Job, draft: _Draft, workers: int, seen: Look) -> RunRecord:
     )
     estimate = {"bytes": float(_bytes(draft)), "workers": float(workers)}
     if seen.asked:
-        estimate |= {"seconds": seen.seconds_per_target * rows / workers}
+        polite = [demand.requests / demand.requests_per_s for demand in demands]
+        estimate |= {"seconds": max([seen.seconds_per_target * rows / workers, *polite])}
     return RunRecord(
         inputs=draft.inputs,
         model_sha256=draft.model.sha256,
@@ -262,8 +276,8 @@ def _record(job: Job, draft: _Draft, workers: int, seen: Look) -> RunRecord:
         targets_sha256=draft.targets_sha256,
         sources=sources,
         recipe=job.recipe,
-        batch_size=job.images_per_batch,
-        provider=job.provider,
+        batch_size=draft.model.batch_size,
+        provider=job.recipe.provider,
         rows=rows,
         block_rows=block_length(rows, workers, job.recipe.block_rows),
         has_positions=draft.targets.has_positions,
@@ -274,15 +288,15 @@ def _record(job: Job, draft: _Draft, workers: int, seen: Look) -> RunRecord:
         select=job.select,
         campaigns=job.campaigns,
         cuts=tuple(CutRecord(**asdict(cut)) for cut in draft.targets.cuts),
-        notes=draft.targets.notes,
+        notes=(*draft.targets.notes, *map(str, demands)),
         estimate=estimate,
         versions={"gzsurvey": importlib.metadata.version("gzsurvey"), **draft.model.versions},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _look(job: Job, draft: _Draft) -> Look:
-    """Look at a sample through the same functions that workers use."""
+def _look(job: Job, draft: _Draft) -> tuple[Look, list[Demand]]:
+    """Look at a sample through the same functions that workers use, and see what hosts will be asked for."""
     rows = sample_rows(len(draft.targets), job.recipe.preview_targets)
     targets = draft.targets
     sample: Columns = {
@@ -294,10 +308,13 @@ def _look(job: Job, draft: _Draft) -> Look:
     sample |= {} if targets.image is None else {"image": targets.image[rows]}
     preparation, limit = draft.model.card.preparation, job.recipe.missing_limit
     sources = [
-        open_source(absolute(spec), preparation, index, limit)
+        open_source(absolute(spec), preparation, index, limit, job.recipe.politeness)
         for spec, index in zip(job.sources, draft.indexes, strict=True)
     ]
-    return look(draft.model, sources, sample, limit)
+    seen = look(draft.model, sources, sample, limit)
+    asked = zip(job.sources, sources, strict=True)
+    remote = [source for spec, source in asked if spec.is_remote and isinstance(source, RemoteSource)]
+    return seen, [source.demand(targets.ra_deg, targets.dec_deg, draft.cutout_width) for source in remote]
 
 
 def _bytes(draft: _Draft) -> int:

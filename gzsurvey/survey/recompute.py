@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.errors import GZSurveyError, TableError
 from gzsurvey.inference import OnnxModel, predict
+from gzsurvey.inference.predict import to_model_input
 from gzsurvey.outputs.ids import find_rows
 from gzsurvey.outputs.zarr import read_rows
 from gzsurvey.sky.blocks import Block
@@ -128,7 +129,7 @@ def _from_checks(run: FinishedRun, model: OnnxModel, rows: NDArray[np.int64], fo
         stored = read_rows(run.paths.zarr, block.start, block.stop, ["status", *model.card.outputs])
         again = {name: np.full_like(stored[name], np.nan) for name in model.card.outputs}
         inside = numbers - block.start
-        for batch in predict(model, zip(inside.tolist(), kept["image"][chosen], strict=True)):
+        for batch in predict(model, zip(inside.tolist(), to_model_input(kept["image"][chosen]), strict=True)):
             for name, values in batch.outputs.items():
                 again[name][batch.rows] = values
         found.from_checks += len(numbers)

@@ -28,13 +28,20 @@ class SourceRecord(Section):
     zeropoints: tuple[float | str, ...] | None
     mask: str | None = None
     mask_bits: int = -1
+    pixel_scale_arcsec: float | None = None
+    requests_per_s: float | None = None
+    collection: str | None = None
+    product: str | None = None
+    survey: str = ""
+    credit: str = ""
+    licence: str = ""
     index: str | None = None
     """File name of its index in RUN."""
 
     @property
     def spec(self) -> SourceSpec:
         """The SOURCE as `cutouts` takes it."""
-        return SourceSpec(self.text, self.bands, self.zeropoints, self.mask, self.mask_bits)
+        return SourceSpec(**self.model_dump(exclude={"name", "index"}))
 
 
 class CutRecord(Section):

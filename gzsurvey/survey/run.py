@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gzsurvey.errors import ClusterError, RecipeError, RunIncomplete
+from gzsurvey.errors import AccessDenied, ClusterError, RecipeError, RunIncomplete
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import ClusterProfile
@@ -94,14 +94,16 @@ class _Session:
         while waiting or active:
             while waiting and len(active) < pool.window:
                 task = waiting.popleft()
-                active[pool.executor.submit(process, task)] = task
+                active[pool.executor.submit(process, replace(task, workers=pool.workers))] = task
             finished, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             pool.check()
             for future in finished:
                 task = active.pop(future)
                 summary = self._outcome(future, task)
                 self._note(summary)
-                if summary.cause and task.attempt <= self.record.recipe.retries:
+                if summary.cause.startswith(AccessDenied.__name__):
+                    waiting.clear()  # the others would be refused too
+                elif summary.cause and task.attempt <= self.record.recipe.retries:
                     waiting.append(replace(task, attempt=task.attempt + 1))
                     continue
                 failures += bool(summary.cause)

@@ -20,9 +20,15 @@ Answer = tuple[int, Cutout | Miss]
 
 def open_sources(run: Path, record: RunRecord, preparation: Preparation) -> tuple[CutoutSource, ...]:
     """Open the sources of a run, from the indexes that `plan` left in it."""
-    limit = record.recipe.missing_limit
+    recipe = record.recipe
     return tuple(
-        open_source(source.spec, preparation, run / source.index if source.index else None, limit)
+        open_source(
+            source.spec,
+            preparation,
+            run / source.index if source.index else None,
+            recipe.missing_limit,
+            recipe.politeness,
+        )
         for source in record.sources
     )
 

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,23 +18,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.cutouts.source import CutoutSource, Miss
+from gzsurvey.cutouts.remote.budget import HOSTS
+from gzsurvey.cutouts.source import Cutout, CutoutSource, Miss, Request
 from gzsurvey.errors import CardMismatch, SourceFault
 from gzsurvey.images.prepare import prepare_cutout
 from gzsurvey.inference import OnnxModel, predict
+from gzsurvey.inference.predict import to_model_input
+from gzsurvey.inference.provider import CPU
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import read_rows, write_block
 from gzsurvey.sky.blocks import Block
 from gzsurvey.status import Status
 from gzsurvey.survey import checks, ledger
+from gzsurvey.survey.merged import merged
 from gzsurvey.survey.record import RunRecord, read_record
-from gzsurvey.survey.sources import Answer, answers, open_sources, requests
+from gzsurvey.survey.sources import answers, open_sources, requests
 from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets
 
 logger = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.Lock()
 """A process has one model and one set of open files."""
+_PIECES_PER_FETCHER = 4
+"""So that the last thread of a block is not waited for long."""
+_BATCHES_AHEAD = 4
+"""Prepared images that wait for a GPU at most, in batches."""
 HALF_LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -50,8 +58,10 @@ class BlockTask:
     retry: tuple[int, ...] = ()
     """Only targets of these statuses are tried again, where the block was finished."""
     threads: int = 1
-    """Of the model."""
+    """Of the model on a CPU; with a GPU, those that fetch and prepare images for it."""
     attempt: int = 1
+    workers: int = 1
+    """How many processes work on the run: they share what a host may be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,8 @@ class Runtime:
     record: RunRecord
     model: OnnxModel
     sources: tuple[CutoutSource, ...]
+    fetchers: int = 1
+    """Threads that fetch and prepare images. On a CPU one: the model's threads fill the cores."""
 
     @functools.cached_property
     def set_names(self) -> dict[str, str]:
@@ -132,10 +144,12 @@ def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
     model = OnnxModel(path, record.provider, threads, record.batch_size)  # type: ignore[arg-type]
     if model.sha256 != record.model_sha256:
         raise CardMismatch(str(path), "is not the model that was planned; plan a new RUN")
-    return Runtime(run, record, model, open_sources(run, record, model.card.preparation))
+    fetchers = 1 if model.provider == CPU else threads
+    return Runtime(run, record, model, open_sources(run, record, model.card.preparation), fetchers)
 
 
 def _work(task: BlockTask, run: Path, started: float) -> ledger.LedgerEntry:
+    HOSTS.share(task.workers)
     runtime = open_runtime(run, task.session, task.threads)
     block = runtime.record.blocks[task.block]
     targets = read_block_targets(run, task.block)
@@ -198,11 +212,13 @@ def empty_rows(model: OnnxModel, targets: Columns) -> Columns:
 
 def fill(runtime: Runtime, block: Block, targets: Columns, todo: list[int], rows: _BlockRows) -> None:
     """Fetch and predict the rows `todo` of a block; inference runs beside fetching."""
-    preparation = runtime.model.card.preparation
-    wanted = requests(targets, todo, preparation)
-    arriving = answers(runtime.sources, wanted, runtime.record.recipe.missing_limit)
+    wanted = requests(targets, todo, runtime.model.card.preparation)
+    length = max(-(-len(wanted) // (runtime.fetchers * _PIECES_PER_FETCHER)), 1)
+    pieces = [wanted[start : start + length] for start in range(0, len(wanted), length)]
+    streams = [_answered(runtime, piece) for piece in ([wanted] if runtime.fetchers == 1 else pieces)]
+    arriving = merged(streams, runtime.fetchers, _BATCHES_AHEAD * runtime.model.batch_size)
     kept = {row - block.start for row in runtime.record.check_rows if block.start <= row < block.stop}
-    for batch in predict(runtime.model, _prepared(runtime, arriving, rows, kept)):
+    for batch in predict(runtime.model, _noted(runtime, arriving, rows, kept)):
         _store(rows.values, batch.rows, batch.outputs)
 
 
@@ -213,16 +229,28 @@ def recompute_rows(runtime: Runtime, block: Block, targets: Columns, todo: list[
     return rows.values
 
 
-def _prepared(
-    runtime: Runtime, arriving: Iterable[Answer], rows: _BlockRows, kept: set[int]
+def _answered(runtime: Runtime, wanted: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss, NDArray[Any] | None]]:
+    """Yield row, answer, and the prepared image of a cutout in the model's layout."""
+    preparation = runtime.model.card.preparation
+    for row, answer in answers(runtime.sources, wanted, runtime.record.recipe.missing_limit):
+        image = None if isinstance(answer, Miss) else prepare_cutout(answer.pixels, preparation)
+        yield row, answer, None if image is None else to_model_input(image)
+
+
+def _noted(
+    runtime: Runtime,
+    arriving: Iterable[tuple[int, Cutout | Miss, NDArray[Any] | None]],
+    rows: _BlockRows,
+    kept: set[int],
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """Note what is known of each answer, and yield the images of cutouts."""
     values = rows.values
-    for row, answer in arriving:
+    for row, answer, image in arriving:
         values["missing_fraction"][row] = answer.missing_fraction
         values["image_id"][row] = answer.image_id
         values["image_set"][row] = runtime.set_names.get(answer.image_set, answer.image_set)
-        if isinstance(answer, Miss):
+        if isinstance(answer, Miss) or image is None:
+            assert isinstance(answer, Miss)
             values["status"][row] = answer.status
             values["reason"][row] = answer.reason
             continue
@@ -231,9 +259,8 @@ def _prepared(
         for name, value in answer.layers.items():
             if name in values:
                 values[name][row] = value
-        image = prepare_cutout(answer.pixels, runtime.model.card.preparation)
         if row in kept:
-            rows.images[row] = image
+            rows.images[row] = np.moveaxis(image, 0, -1)
         yield row, image
 
 

@@ -10,6 +10,7 @@ Letters: N galaxies, S pixels on a side.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -49,6 +50,11 @@ class Draws:
     def __getitem__(self, rows: slice) -> Draws:
         """Take the draws of some galaxies."""
         return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @staticmethod
+    def joined(parts: Sequence[Draws]) -> Draws:
+        """Put draws one after the other."""
+        return Draws(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Draws)))
 
 
 def draw(recipe: AugmentationRecipe, n: int, seed: int) -> Draws:
@@ -136,7 +142,8 @@ def move(images: Tensor, draws: Draws) -> Tensor:
         ],
         dim=1,
     )
-    grid = _grid(theta.to(images.device), images.shape[-1])
+    (theta,) = _sent([theta], images.device)
+    grid = _grid(theta, images.shape[-1])
     return nn.functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -152,16 +159,16 @@ def change_colours(images: Tensor, draws: Draws) -> Tensor:
 
     The four are defined as in torchvision's ``ColorJitter``.
     """
+    changes = [(place, change) for place in range(4) for change in range(4)]
+    chosen = [draws.jittered & (draws.order[:, place] == change) for place, change in changes]
+    *changed, grey = _sent([torch.nonzero(rows).flatten() for rows in (*chosen, draws.grey)], images.device)
+    (factors,) = _sent([draws.factors], images.device)
     out = images.clone()
-    for place in range(4):
-        for change in range(4):
-            rows = torch.nonzero(draws.jittered & (draws.order[:, place] == change)).flatten()
-            if len(rows):
-                factor = draws.factors[rows, change].to(images.device).view(-1, 1, 1, 1)
-                rows = rows.to(images.device)
-                out.index_copy_(0, rows, _CHANGES[change](out.index_select(0, rows), factor))
-    rows = torch.nonzero(draws.grey).flatten().to(images.device)
-    return out.index_copy_(0, rows, _luma(out.index_select(0, rows)).expand(-1, 3, -1, -1))
+    for (_, change), rows in zip(changes, changed, strict=True):
+        if len(rows):
+            factor = factors[rows, change].view(-1, 1, 1, 1)
+            out.index_copy_(0, rows, _CHANGES[change](out.index_select(0, rows), factor))
+    return out.index_copy_(0, grey, _luma(out.index_select(0, grey)).expand(-1, 3, -1, -1))
 
 
 def blur(images: Tensor, draws: Draws) -> Tensor:
@@ -169,8 +176,8 @@ def blur(images: Tensor, draws: Draws) -> Tensor:
     rows = torch.nonzero(draws.blurred).flatten()
     if not len(rows):
         return images
-    matrix = _blur_matrix(draws.sigma[rows], images.shape[-1]).to(images.device).unsqueeze(1)
-    rows = rows.to(images.device)
+    (matrix,) = _sent([_blur_matrix(draws.sigma[rows], images.shape[-1]).unsqueeze(1)], images.device)
+    (rows,) = _sent([rows], images.device)
     out = images.clone()
     out[rows] = matrix @ images[rows] @ matrix.transpose(2, 3)
     return out
@@ -189,6 +196,15 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
     source = last - (last - (torch.arange(size)[:, None] + offset).abs()).abs()
     matrix = torch.zeros(len(sigma), size, size)
     return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), taps[:, None].expand(-1, size, -1).contiguous())
+
+
+def _sent(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Send tensors of one type from the CPU to `device`: in one message, for which the CPU does not wait."""
+    if device.type == "cpu":
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).pin_memory().to(device, non_blocking=True)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ class World:
             dist.all_reduce(summed)
         return summed
 
+    def count(self, n: int) -> int:
+        """Add up a number of galaxies over all processes."""
+        return n if self.size == 1 else int(self.sum(torch.tensor(n, device=self.device)))
+
     def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Add up many tensors of one type over all processes, in one message."""
         if self.size == 1:
@@ -73,7 +77,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process."""
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+        return self.count(int(flag)) > 0
 
     def wait(self) -> None:
         """Wait until all processes are here: what the first one writes is written."""

@@ -68,7 +68,7 @@ def whole_gradient(
     Returns
     -------
     Whole
-        The same in all processes. Without gradient if the total is not finite.
+        The same in all processes. Nothing waits for a GPU here: whether it is finite is not looked at.
     """
     held = _Held([p for p in model.parameters() if p.requires_grad])
     seen: list[Losses] = []
@@ -79,11 +79,10 @@ def whole_gradient(
     losses = passes[-1]()
     seen.append(losses.detached())
     whole = _whole(model, seen, counts, world)
-    if torch.isfinite(whole.total):
-        pulls = model.pulls(whole.terms)
-        scaler.scale(combine(shares(losses, counts), pulls)).backward()  # type: ignore[no-untyped-call]
-        held.release(pulls)
-        world.sum_in_place([p.grad for p in held.parameters if p.grad is not None])
+    pulls = model.pulls(whole.terms)
+    scaler.scale(combine(shares(losses, counts), pulls)).backward()  # type: ignore[no-untyped-call]
+    held.release(pulls)
+    world.sum_in_place([p.grad for p in held.parameters if p.grad is not None])
     return whole
 
 

@@ -193,26 +193,36 @@ def take_step(
     if not torch.isfinite(loss):
         return False
     loss.backward()  # type: ignore[no-untyped-call]
-    return descend(model, optimiser, recipe, torch.amp.GradScaler("cpu", enabled=False))
+    return bool(descend(model, optimiser, recipe, torch.amp.GradScaler("cpu", enabled=False), loss))
 
 
 def descend(
-    model: torch.nn.Module, optimiser: torch.optim.Optimizer, recipe: OptimiserRecipe, scaler: torch.amp.GradScaler
-) -> bool:
-    """Go one step down the gradient that the parameters hold, unless it is not finite.
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    recipe: OptimiserRecipe,
+    scaler: torch.amp.GradScaler,
+    loss: torch.Tensor,
+) -> torch.Tensor:
+    """Go one step down the gradient that the parameters hold, unless it or the loss is not finite.
+
+    That is decided where the gradient lies, so that nobody waits for a GPU: the fused optimisers
+    leave weights and moments alone where their ``found_inf`` is 1.
 
     Returns
     -------
-    bool
+    bool, scalar
         Whether the step was taken.
     """
     scaler.unscale_(optimiser)
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    finite = bool(torch.isfinite(norm))
-    if finite:
-        if recipe.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
+    finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
+    if recipe.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), recipe.clip_norm, norm)
+    if scaler.is_enabled():
         scaler.step(optimiser)
+    else:
+        vars(optimiser).update(grad_scale=None, found_inf=(~finite).float())
+        optimiser.step()
     scaler.update()
     return finite
 

@@ -10,6 +10,8 @@ import torch
 from gzsurvey.errors import TrainingError
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FIRST_SCALE = 2.0**10
+"""Of losses in float16. With torch's own, 2^16, the votes of a fresh network skip several steps."""
 
 
 def autocast_type(name: str, device: torch.device) -> torch.dtype:
@@ -21,7 +23,7 @@ def autocast_type(name: str, device: torch.device) -> torch.dtype:
 
 def make_scaler(kind: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
     """Return what keeps small gradients of float16 above 0; for other types it does nothing."""
-    return torch.amp.GradScaler(device.type, enabled=kind is torch.float16)
+    return torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE, enabled=kind is torch.float16)
 
 
 def compile_online(encoder: torch.nn.Module) -> None:

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import describe, job, precision
 from gzsurvey.training.allocator import freed_memory_kept
-from gzsurvey.training.augment import augment, draw
+from gzsurvey.training.augment import Draws, augment, draw
 from gzsurvey.training.curves import draw_curves
 from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, seed_of
 from gzsurvey.training.distributed import Part, World, join
@@ -125,6 +125,8 @@ class Pretraining:
         self.order = choose_order(recipe, self.galaxies.training, self.galaxies.voted)
         refuse_unequal_parts(self.order.batch_size, self.world.size, recipe.accumulate)
         self.waiting = Waiting()
+        self._draws = lru_cache(2)(self._draw)
+        self._kept: dict[torch.dtype, list[torch.Tensor]] = {}
         steps = recipe.epochs * self.order.steps_per_epoch
         self.steps = steps if recipe.steps is None else min(steps, recipe.steps)
         torch.manual_seed(recipe.seed)
@@ -182,20 +184,31 @@ class Pretraining:
         self._set_learning_rate(batch.step)
         self.model.train()
         self.model.before_step(tau_at(self.recipe.byol, batch.step, self.steps))
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        self._keep_buffers()
         self.optimiser.zero_grad(set_to_none=True)
         votes = batch.votes.to(self.device, non_blocking=True)
-        counts = Counts(self.order.batch_size, int(self.world.sum(count_labelled(votes))))
+        counts = Counts(self.order.batch_size, self.world.count(int(count_labelled(batch.votes))))
         n = len(votes) // self.recipe.accumulate
         passes = [partial(self._pass, batch, votes, slice(i * n, (i + 1) * n)) for i in range(self.recipe.accumulate)]
         whole = whole_gradient(self.model, passes, counts, self.world, self.scaler)
-        taken = bool(torch.isfinite(whole.total)) and job.descend(
-            self.model, self.optimiser, self.recipe.optimiser, self.scaler
-        )
-        if not taken:
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        self._count(batch, whole, counts, taken)
+        finite = job.descend(self.model, self.optimiser, self.recipe.optimiser, self.scaler, whole.total)
+        self._draws(batch.step + 1)  # while a GPU is still at work
+        self._count(batch, whole, counts, finite)
+
+    def _keep_buffers(self) -> None:
+        """Remember what a skipped step must put back; tensors of one type together, in one go on a GPU."""
+        buffers: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in self.model.buffers():
+            buffers.setdefault(buffer.dtype, []).append(buffer)
+        if not self._kept:
+            self._kept = {kind: [buffer.clone() for buffer in some] for kind, some in buffers.items()}
+        for kind, some in buffers.items():
+            torch._foreach_copy_(self._kept[kind], some)
+
+    def _put_buffers_back(self) -> None:
+        kept = {kind: iter(some) for kind, some in self._kept.items()}
+        for buffer in self.model.buffers():
+            buffer.copy_(next(kept[buffer.dtype]))
 
     def _pass(self, batch: Batch, votes: torch.Tensor, part: slice) -> Losses:
         """Run the model on some of this process's galaxies."""
@@ -210,9 +223,14 @@ class Pretraining:
 
     def _views(self, batch: Batch, part: slice) -> tuple[torch.Tensor, ...]:
         images = as_input(batch.images[part].to(self.device, non_blocking=True))
-        seeds = (seed_of(self.recipe.seed, batch.step, view) for view in range(self.model.views))
-        whole = self.order.batch_size
-        return tuple(augment(images, draw(self.recipe.augmentation, whole, seed)[self.seen.rows]) for seed in seeds)
+        draws = [drawn[self.seen.rows] for drawn in self._draws(batch.step)]
+        # In one go: on a GPU, starting the many small operations takes longer than they do.
+        return torch.chunk(augment(torch.cat([images] * len(draws)), Draws.joined(draws)), len(draws))
+
+    def _draw(self, step: int) -> list[Draws]:
+        """Draw the views of a whole batch: the same whenever it is asked."""
+        seeds = (seed_of(self.recipe.seed, step, view) for view in range(self.model.views))
+        return [draw(self.recipe.augmentation, self.order.batch_size, seed) for seed in seeds]
 
     def _after_step(self, interruption: job.Interruption) -> None:
         """Save where it is time, and stop where it was asked for."""
@@ -230,9 +248,13 @@ class Pretraining:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
 
-    def _count(self, batch: Batch, whole: Whole, counts: Counts, taken: bool) -> None:
-        share = torch.tensor(counts.labelled / counts.galaxies)
-        measured = whole.terms | {"spread": whole.spread, "dimensions": whole.dimensions, "labelled": share}
+    def _count(self, batch: Batch, whole: Whole, counts: Counts, finite: torch.Tensor) -> None:
+        said = whole.terms | {"spread": whole.spread, "dimensions": whole.dimensions}
+        # The one moment of a step at which the CPU waits for a GPU.
+        taken, *values = torch.stack([finite.float(), *said.values()]).cpu().unbind()
+        measured = dict(zip(said, values, strict=True)) | {"labelled": torch.tensor(counts.labelled / counts.galaxies)}
+        if not taken:
+            self._put_buffers_back()
         self.progress = count_step(self.progress, batch.step, measured if taken else None)
         if self.progress.skipped_in_row > self.recipe.guard.bad_batches:
             raise TrainingError(

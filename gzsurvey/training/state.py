@@ -128,9 +128,9 @@ def _trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
-    """Lay a moment out in memory as its parameter: fused optimisers walk both in step."""
+    """Lay a moment out in memory as its parameter, and beside it: fused optimisers walk both in step."""
     if value.shape != parameter.shape:
-        return value
+        return value.to(parameter.device)
     return torch.empty_like(parameter, memory_format=torch.preserve_format).detach().copy_(value)
 
 

@@ -50,19 +50,23 @@ def embedded_views(
     embedded = []
     for view in range(views):
         parts = (rows[start : start + describe.AT_A_TIME] for start in range(0, len(rows), describe.AT_A_TIME))
-        embedded.append(describe.embed(network, _pixels(images, parts, recipe, view), device))
+        embedded.append(describe.embed(network, _pixels(images, parts, recipe, view, device), device))
         shown.advance(len(rows))
     shown.finish()
     return np.stack(embedded)
 
 
 def _pixels(
-    images: NDArray[np.uint8], parts: Iterator[NDArray[np.int64]], recipe: FinetuneRecipe, view: int
+    images: NDArray[np.uint8],
+    parts: Iterator[NDArray[np.int64]],
+    recipe: FinetuneRecipe,
+    view: int,
+    device: torch.device,
 ) -> Iterator[NDArray[np.uint8]]:
     for part in parts:
         pixels = images[part]
         if view:
             seed = seed_of(recipe.seed, int(part[0]), view)
-            drawn = augment(as_input(torch.from_numpy(pixels)), draw(recipe.augmentation, len(part), seed))
-            pixels = (drawn * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            drawn = augment(as_input(torch.from_numpy(pixels).to(device)), draw(recipe.augmentation, len(part), seed))
+            pixels = (drawn * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         yield pixels

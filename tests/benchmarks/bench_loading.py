@@ -1,6 +1,6 @@
 """Rows per second out of a store, and the share of a training's time that is spent waiting for them.
 
-Run with ``python tests/benchmarks/bench_loading.py``.
+Run with ``python tests/benchmarks/bench_loading.py [cpu|cuda]``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from gzsurvey.training.data import batches
 from gzsurvey.training.pretrain import Pretraining
 
 BATCH = 128
+STEPS = {"cpu": 12, "cuda": 300}
 GALAXIES = {64: 8_192, 128: 2_048, 224: 1_024}
 
 
@@ -44,13 +45,15 @@ def rows_per_second(store: Store, batches: int = 20) -> float:
     return batches * BATCH / min(taken)
 
 
-def waiting(store: Path, out: Path, steps: int = 12) -> tuple[float, float]:
+def waiting(store: Path, out: Path, device: torch.device) -> tuple[float, float]:
     """Share of waiting, and galaxies per second, of a training whose encoder has one layer."""
     vars(sys.modules["gzsurvey.training.pretrain"])["create_encoder"] = lambda *_, **__: OneLayer()
+    steps = STEPS[device.type]
     recipe = PretrainRecipe(approach="supervised", batch_size=BATCH, steps=steps)
-    training = Pretraining(recipe, Store(store), out, torch.device("cpu"))
+    training = Pretraining(recipe, Store(store), out, device)
     started = None
-    for batch in training.waiting.watch(batches(training.store, training.order, range(steps))):
+    pinned = device.type == "cuda"
+    for batch in training.waiting.watch(batches(training.store, training.order, range(steps), pinned)):
         started = started or time.perf_counter()
         training.step(batch)
     assert started is not None
@@ -74,14 +77,15 @@ def test_loading_is_faster_than_decoding_would_be(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+    device = torch.device(*sys.argv[1:] or ["cpu"])
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {device.type}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
           f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}")  # fmt: skip
     print(f"{decoded_per_second():,.0f} JPEGs of 424 px decoded per second")
     with tempfile.TemporaryDirectory() as folder:
         for size, galaxies in GALAXIES.items():
             store = write_big_store(Path(folder) / f"store-{size}", galaxies, size, filled=True)
             rate = rows_per_second(Store(store))
-            shares = [waiting(store, Path(folder)) for _ in range(3)]
+            shares = [waiting(store, Path(folder), device) for _ in range(3)]
             share, trained = min(shares)
             print(
                 f"{size:4} px: {rate:9,.0f} rows/s read; waiting {share:.2%} of a training at {trained:,.0f} galaxies/s"

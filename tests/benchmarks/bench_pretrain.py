@@ -10,6 +10,7 @@ and on a GPU, larger encoders beside the rate of a bare matrix product::
     python tests/benchmarks/bench_pretrain.py gz2_sdss/images.zip --catalogue gz2_sdss/catalogue.csv \
         --table encoders --device cuda
 
+``sky/dataset.yaml`` of ``gzsurvey simulate sky`` serves as well as pictures and catalogue.
 ``--short`` tries everything in under a minute. Prints one Markdown table and one line of JSON.
 """
 
@@ -34,7 +35,7 @@ from PIL import Image
 
 from gzsurvey.dataset import build
 from gzsurvey.dataset.store import Store
-from gzsurvey.recipes.dataset import DatasetRecipe
+from gzsurvey.recipes.dataset import DatasetRecipe, load_dataset_recipe
 from gzsurvey.recipes.training import PretrainRecipe
 
 HERE = Path(__file__).parent
@@ -45,7 +46,10 @@ KEPT_BY_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 """For lightly; gzsurvey sees to it by itself."""
+ALLOCATORS = {AS_IS: "allocator as it is", KEPT: "freed memory kept"}
 LEAST_ROUNDS = 3
+EPOCH_PER_WORKER = 8
+"""Batches in an epoch of lightly's loader for each of its processes: at its end they run dry."""
 
 Turns = dict[str, list[dict[str, float]]]
 """What each contestant measured, round by round."""
@@ -118,12 +122,14 @@ def ours(side: str, memory: str, store: Path, settings: Settings) -> Contestant:
 
 def lightlys(memory: str, python: str, folder: Path, settings: Settings) -> Contestant:
     numbers = (settings.size_px, settings.batch_size, settings.lightly_workers, settings.threads)
-    command = [python, str(HERE / "contestant_lightly.py"), str(folder), *map(str, numbers)]
+    command = [python, str(HERE / "contestant_lightly.py"), str(folder), *map(str, numbers), settings.device]
     return Contestant(command, KEPT_BY_ENVIRONMENT if memory == KEPT else {})
 
 
 def make_store(images: Path, catalogue: Path | None, size_px: int, pictures: int, out: Path) -> Store:
-    """Build a store of some pictures; with votes if they come with a table of Galaxy Zoo 2."""
+    """Build a store of some pictures, with votes if they come with a table of Galaxy Zoo 2; or by a dataset recipe."""
+    if images.suffix == ".yaml":
+        return build(load_dataset_recipe(str(images), [f"preparation.image_size={size_px}"]), out)
     source: dict[str, Any] = {"name": "pictures", "images": str(images.resolve()), "limit": pictures}
     if catalogue is not None:
         source |= {"catalogue": str(catalogue.resolve()), "campaign": "gz2", "assumed_votes": 44}
@@ -132,12 +138,14 @@ def make_store(images: Path, catalogue: Path | None, size_px: int, pictures: int
     return build(DatasetRecipe.model_validate(recipe), out)
 
 
-def write_pictures(store: Store, folder: Path) -> Path:
-    """Write the pictures that train as PNG files, for a loader that reads a folder."""
+def write_pictures(store: Store, folder: Path, at_least: int = 0) -> Path:
+    """Write the pictures that train as PNG files, for a loader that reads a folder; repeated up to `at_least`."""
     folder.mkdir()
     rows = store.rows("train")
     for row, pixels in zip(rows, store.images(rows), strict=True):
         Image.fromarray(pixels).save(folder / f"{row}.png")
+    for i in range(len(rows), at_least):
+        (folder / f"{rows[i % len(rows)]}-{i // len(rows)}.png").hardlink_to(folder / f"{rows[i % len(rows)]}.png")
     return folder
 
 
@@ -183,13 +191,15 @@ def lightly_table(turns: Turns, settings: Settings) -> str:
         return [turn["peak_mb"] for turn in turns[f"{side} {memory}"]]
 
     def row(what: str, cell: Callable[[str], str]) -> str:
-        return f"| {what} | {cell(AS_IS)} | {cell(KEPT)} |"
+        return f"| {what} | {' | '.join(cell(memory) for memory in memories)} |"
 
     sides = {"end_to_end": f"gzsurvey, {settings.approach}, end to end", "bound": "the bound: networks alone"}
     if f"lightly {AS_IS}" in turns:
         sides["lightly"] = "lightly's BYOL, end to end"
     unit = "images/s" if settings.clock == "seconds" else "images per CPU second"
-    lines = ["| median [range] | allocator as it is | freed memory kept |", "|---|---|---|"]
+    memories = [memory for memory in ALLOCATORS if f"bound {memory}" in turns]
+    lines = ["| median [range] | " + " | ".join(ALLOCATORS[memory] for memory in memories) + " |"]
+    lines.append("|---|" + "---|" * len(memories))
     lines += [row(f"{text}, {unit}", lambda m, s=s: shown(rate(s, m), 1)) for s, text in sides.items()]
     lines.append(row("gzsurvey / bound", lambda m: shown(ratios(rate("end_to_end", m), rate("bound", m)), 2)))
     if "lightly" in sides:
@@ -220,14 +230,17 @@ def against_lightly(options: argparse.Namespace, folder: Path) -> dict[str, Any]
     """Measure one encoder with and without lightly beside it."""
     settings = settings_of(options, options.encoders[0], options.sizes[0])
     store = make_store(options.images, options.catalogue, settings.size_px, options.pictures, folder / "store")
+    # What a GPU frees is kept by torch in any case.
+    memories = (AS_IS,) if settings.device == "cuda" else (AS_IS, KEPT)
     contestants = {
         f"{side} {memory}": ours(side, memory, store.path, settings)
-        for memory in (AS_IS, KEPT)
+        for memory in memories
         for side in ("end_to_end", "bound")
     }
     if options.lightly_python:
-        pictures = write_pictures(store, folder / "pictures")
-        for memory in (AS_IS, KEPT):
+        epoch = EPOCH_PER_WORKER * settings.lightly_workers * settings.batch_size
+        pictures = write_pictures(store, folder / "pictures", epoch)
+        for memory in memories:
             contestants[f"lightly {memory}"] = lightlys(memory, options.lightly_python, pictures, settings)
     # Neighbours in a round are compared: ours, the bound and lightly with one allocator, then with the other.
     ordered = dict(sorted(contestants.items(), key=lambda item: item[0].split()[1]))
@@ -260,7 +273,7 @@ def settings_of(options: argparse.Namespace, encoder: str, size_px: int) -> Sett
         encoder=encoder,
         size_px=size_px,
         batch_size=options.batch_size,
-        approach="contrastive" if options.catalogue is None else "hybrid",
+        approach="hybrid" if options.catalogue or options.images.suffix == ".yaml" else "contrastive",
         device=options.device,
         threads=options.threads,
         lightly_workers=options.lightly_workers,
@@ -270,7 +283,7 @@ def settings_of(options: argparse.Namespace, encoder: str, size_px: int) -> Sett
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("images", type=Path, help="folder or zip of galaxy pictures")
+    parser.add_argument("images", type=Path, help="folder or zip of galaxy pictures, or a dataset recipe")
     parser.add_argument("--catalogue", type=Path, help="Galaxy Zoo 2 votes of them; without: contrastive, not hybrid")
     parser.add_argument("--table", choices=("lightly", "encoders"), default="lightly")
     parser.add_argument("--lightly-python", help="interpreter that has lightly; without: no peer")

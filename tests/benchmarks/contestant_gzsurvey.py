@@ -67,7 +67,8 @@ def flops(step: Step) -> int:
 def matrix_rate(training: Pretraining) -> float:
     """Floating-point operations per second of a large matrix product in the precision of the training."""
     side = 8192 if training.device.type == "cuda" else 1024
-    a = torch.ones((side, side), device=training.device, dtype=training.type)
+    # Random numbers: a GPU multiplies ones faster than it multiplies what networks hold.
+    a = torch.randn((side, side), device=training.device).to(training.type)
     rates = []
     for _ in range(10):
         wait(training.device)
@@ -92,7 +93,12 @@ def main(side: str, memory: str, store: str, device: str, recipe: str) -> None:
     with tempfile.TemporaryDirectory() as out, freed_memory_kept(chosen) if memory == "kept" else nullcontext():
         training = Pretraining(PretrainRecipe.model_validate_json(recipe), Store(Path(store)), Path(out), chosen)
         step = {"end_to_end": end_to_end, "bound": bound}[side](training)
-        about: dict[str, object] = {"timm": version("timm"), "torch": torch.__version__, "device": name_of(chosen)}
+        about: dict[str, object] = {
+            "timm": version("timm"),
+            "torch": torch.__version__,
+            "device": name_of(chosen),
+            "precision": str(training.type).removeprefix("torch."),
+        }
         if side == "bound":
             about |= {"flops": flops(step), "matrix_rate": matrix_rate(training)}
         take_turns(step, lambda: wait(chosen), about)

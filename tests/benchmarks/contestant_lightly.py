@@ -1,6 +1,9 @@
 """lightly's BYOL, put together as in the example of its documentation; run by an interpreter that has lightly.
 
-``python contestant_lightly.py FOLDER SIZE BATCH WORKERS THREADS``
+``python contestant_lightly.py FOLDER SIZE BATCH WORKERS THREADS DEVICE``
+
+On a GPU it computes in bfloat16 where autocast says so, as ours does, and its loader pins memory; all else is the
+example's.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ class ExampleBYOL(torch.nn.Module):
         return self.projection_head_momentum(self.backbone_momentum(x).flatten(start_dim=1)).detach()
 
 
-def loader(folder: str, size: int, batch_size: int, workers: int) -> torch.utils.data.DataLoader:
+def loader(folder: str, size: int, batch_size: int, workers: int, pinned: bool) -> torch.utils.data.DataLoader:
     from lightly.data import LightlyDataset
     from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
 
@@ -54,33 +57,37 @@ def loader(folder: str, size: int, batch_size: int, workers: int) -> torch.utils
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=pinned,
     )
 
 
-def main(folder: str, size: int, batch_size: int, workers: int) -> None:
+def main(folder: str, size: int, batch_size: int, workers: int, device: torch.device) -> None:
     from lightly.loss import NegativeCosineSimilarity
     from lightly.models.utils import update_momentum
 
-    model = ExampleBYOL()
+    gpu = device.type == "cuda"
+    model = ExampleBYOL().to(device)
     criterion = NegativeCosineSimilarity()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-    batches = (batch for epoch in repeat(loader(folder, size, batch_size, workers)) for batch in epoch)
+    batches = (batch for epoch in repeat(loader(folder, size, batch_size, workers, gpu)) for batch in epoch)
 
     def step() -> None:
-        x0, x1 = next(batches)[0]
+        x0, x1 = (view.to(device, non_blocking=True) for view in next(batches)[0])
         update_momentum(model.backbone, model.backbone_momentum, m=0.996)
         update_momentum(model.projection_head, model.projection_head_momentum, m=0.996)
-        p0, z0 = model(x0), model.forward_momentum(x0)
-        p1, z1 = model(x1), model.forward_momentum(x1)
-        loss = 0.5 * (criterion(p0, z1) + criterion(p1, z0))
+        with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+            p0, z0 = model(x0), model.forward_momentum(x0)
+            p1, z1 = model(x1), model.forward_momentum(x1)
+            loss = 0.5 * (criterion(p0, z1) + criterion(p1, z0))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    take_turns(step, lambda: None, {"lightly": version("lightly"), "torch": torch.__version__})
+    wait = torch.cuda.synchronize if gpu else lambda: None
+    take_turns(step, wait, {"lightly": version("lightly"), "torch": torch.__version__})
 
 
 if __name__ == "__main__":
     make_torchvision_importable()
     torch.set_num_threads(int(sys.argv[5]))
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), torch.device(sys.argv[6]))

@@ -49,7 +49,8 @@ def test_every_shipped_recipe_loads_and_explains_its_numbers() -> None:
         "demo": DemoRecipe, "simulate": SimulationRecipe, "survey": SurveyRecipe, "pretrain": PretrainRecipe,
         "evaluate": EvaluationRecipe, "finetune": FinetuneRecipe,
         "real-sky-pretrain": PretrainRecipe, "real-sky-rings": FinetuneRecipe,
-        "study-simulated": StudyRecipe, "study-real": StudyRecipe, "study-variants": StudyRecipe,
+        "study-simulated": StudyRecipe, "study-simulated-gpu": StudyRecipe, "study-real": StudyRecipe,
+        "study-variants": StudyRecipe,
         "detectability": DetectabilityRecipe,
     }  # fmt: skip
     for name in resources.shipped_names(resources.RECIPES):

@@ -17,7 +17,7 @@ from gzsurvey.export import export
 from gzsurvey.export.agreement import TOLERANCE, _difference
 from gzsurvey.export.graph import PixelsToOutputs
 from gzsurvey.export.onnx import draft_card, keep
-from gzsurvey.export.pictures import comparison_images, decode_thumbnails, invented_images
+from gzsurvey.export.pictures import Pictures, decode_thumbnails, invented_images, travelling_pictures
 from gzsurvey.inference.session import OnnxModel
 from gzsurvey.model.checkpoint import CheckpointInfo
 from gzsurvey.model.network import Network
@@ -154,7 +154,7 @@ def small_card(info: CheckpointInfo) -> Card:
 
 def refused(network: torch.nn.Module, card: Card, images: np.ndarray, folder: Path) -> str:
     with pytest.raises(ExportError) as caught:
-        keep(network, card, images, folder / "model.onnx")
+        keep(network, card, Pictures(images, images), folder / "model.onnx")
     assert list(folder.iterdir()) == []
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -210,9 +210,11 @@ def test_scales_pixels_inside(network: Network) -> None:
 
 
 def test_images_to_compare_on(info: CheckpointInfo) -> None:
-    assert comparison_images(info.thumbnails[:3], 64).shape == (3, 3, 64, 64)
-    assert comparison_images(info.thumbnails[:3], 48).shape == (3, 3, 48, 48)
-    invented = comparison_images((), 48)
+    assert travelling_pictures(info.thumbnails[:3], 64, "fp16").compared.shape == (3, 3, 64, 64)
+    assert travelling_pictures(info.thumbnails[:3], 48, "fp32").compared.shape == (3, 3, 48, 48)
+    halves = travelling_pictures(info.thumbnails[:5], 64, "int8")
+    assert (len(halves.ranged), len(halves.compared)) == (3, 2)
+    invented = travelling_pictures((), 48, "fp32").compared
     assert invented.shape == (32, 3, 48, 48)
     assert invented.std() > 5
     np.testing.assert_array_equal(invented, invented_images(48))
@@ -283,7 +285,7 @@ def test_exports_quietly_and_the_same_each_time(
     contents = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        keep(Small(), small_card, images, tmp_path / name / "model.onnx")
+        keep(Small(), small_card, Pictures(images, images), tmp_path / name / "model.onnx")
         contents.append((tmp_path / name / "model.onnx").read_bytes())
     assert contents[0] == contents[1]
     assert capfd.readouterr() == ("", "")

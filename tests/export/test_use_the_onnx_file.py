@@ -54,7 +54,7 @@ def test_a_catalogue_row_out_of_a_jpeg(script: Path, exported: Path, pictures: P
     rows = [f"{number},{150 + number / 10},2.0" for number in range(GALAXIES)]
     targets.write_text("\n".join(["id,ra,dec", *rows]) + "\n")
     recipe = load_survey_recipe("survey", ["preview_targets=4"])
-    job = Job(exported, str(targets), (SourceSpec.parse(f"images:{pictures}"),), recipe, provider="cpu")
+    job = Job(exported, str(targets), (SourceSpec.parse(f"images:{pictures}"),), recipe)
     classify(job, tmp_path / "run", load_cluster("none"))
     catalogue = read_catalogue(tmp_path / "run")
     assert list(catalogue["status"]) == [0] * GALAXIES

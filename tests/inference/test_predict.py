@@ -20,7 +20,7 @@ def model(model_file: Path) -> OnnxModel:
 
 def stream(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for row, image in enumerate(images):
-        yield 1000 + row, image.transpose(1, 2, 0)
+        yield 1000 + row, image
 
 
 def test_every_row_once_and_in_order(model: OnnxModel, images: np.ndarray) -> None:
@@ -42,7 +42,7 @@ def test_reads_only_a_few_batches_ahead(model: OnnxModel, images: np.ndarray) ->
         nonlocal drawn
         while True:
             drawn += 1
-            yield drawn, images[drawn % len(images)].transpose(1, 2, 0)
+            yield drawn, images[drawn % len(images)]
 
     predictions = predict(model, endless())
     for taken in range(1, 20):

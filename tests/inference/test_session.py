@@ -167,7 +167,7 @@ def test_an_output_of_unknown_width_is_checked_when_it_comes(tmp_path: Path, bui
 
 
 def test_an_unknown_provider_is_refused(model_file: Path) -> None:
-    with pytest.raises(GZSurveyError, match="must be auto, cpu or cuda"):
+    with pytest.raises(GZSurveyError, match="must be auto, cpu, cuda or tensorrt"):
         OnnxModel(model_file, "tpu")  # type: ignore[arg-type]
 
 

@@ -23,7 +23,14 @@ from outputs.catalogues import make_block, make_card
 
 BLOCK_ROWS = 256
 RECIPE = SurveyRecipe(
-    block_rows=256, batch_size=8, missing_limit=0.2, retries=0, fault_limit=0.5, preview_targets=0, check_rows=0
+    provider="auto",
+    block_rows=256,
+    batch_size=8,
+    missing_limit=0.2,
+    retries=0,
+    fault_limit=0.5,
+    preview_targets=0,
+    check_rows=0,
 )
 
 

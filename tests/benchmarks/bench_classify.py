@@ -1,0 +1,189 @@
+"""Galaxies per second of `gzsurvey classify` over JPEG galaxies, beside the bound: its parts alone.
+
+::
+
+    python tests/benchmarks/bench_classify.py --images FOLDER --count 3000                  # a CPU
+    python tests/benchmarks/bench_classify.py --count 60000 --device cuda --size 128        # a GPU
+
+Without ``--images``, 500 pictures of 424 pixels are invented. Targets cycle through them. The bound is, on a GPU,
+the slower of preparing images (in as many threads) and the model; on a CPU, which does both, the sum of their times.
+Prints one Markdown table and one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_inference import network_of, write_models
+from bench_pretrain import machine, shown
+from PIL import Image
+
+from gzsurvey.cutouts.open import open_source
+from gzsurvey.cutouts.source import Miss
+from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.export.pictures import invented_images
+from gzsurvey.images.prepare import prepare_cutout
+from gzsurvey.inference import OnnxModel, predict
+from gzsurvey.recipes.cluster import ClusterProfile
+from gzsurvey.recipes.survey import load_survey_recipe
+from gzsurvey.survey import ledger, plan, run
+from gzsurvey.survey.job import Job
+from gzsurvey.survey.merged import merged
+from gzsurvey.survey.record import read_record
+from gzsurvey.survey.sources import requests
+
+JPEG_PX = 424
+
+
+def invent(folder: Path, count: int) -> Path:
+    """Write spots on noise as JPEG files of a Galaxy Zoo picture's size."""
+    folder.mkdir()
+    for number, image in enumerate(invented_images(JPEG_PX, count)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number:05d}.jpg", quality=90)
+    return folder
+
+
+def write_targets(images: Path, count: int, path: Path) -> Path:
+    names = sorted(file.name for file in images.iterdir())
+    rows = (f"{number},{name}" for number, name in zip(range(count), itertools.cycle(names), strict=False))
+    path.write_text("\n".join(["id,image", *rows]) + "\n")
+    return path
+
+
+def classified(model: Path, targets: Path, images: Path, out: Path, options: argparse.Namespace) -> tuple[float, Any]:
+    """Plan, run, and return the seconds of the run alone, and what became of the targets."""
+    provider = "cuda" if options.device == "cuda" else "cpu"
+    changes = [f"provider={provider}", "preview_targets=0", "check_rows=0"]
+    recipe = load_survey_recipe("survey", changes)
+    job = Job(model, str(targets), (SourceSpec.parse(f"images:{images}"),), recipe, batch_size=options.batch_size)
+    kind: Any = {"kind": "none"} if options.workers == 0 else {"kind": "local", "workers": options.workers}
+    cluster = ClusterProfile(**kind, threads=options.threads)
+    plan(job, out, cluster)
+    start = time.perf_counter()
+    summary = run(out, cluster)
+    seconds = time.perf_counter() - start
+    providers = {entry.provider for entry in ledger.finished(out, read_record(out)).values()}
+    return seconds, f"{summary}\nproviders in the ledger: {', '.join(sorted(providers))}"
+
+
+def preparing(model: OnnxModel, targets: int, images: Path, threads: int) -> float:
+    """Images per second of reading, decoding and preparing alone."""
+    preparation = model.card.preparation
+    names = sorted(file.name for file in images.iterdir())
+    rows = np.arange(targets)
+    table = {
+        "id": rows, "ra": np.full(targets, np.nan), "dec": np.full(targets, np.nan),
+        "cutout_width": np.full(targets, np.nan), "image": np.array(names)[rows % len(names)],
+    }  # fmt: skip
+    source = open_source(SourceSpec.parse(f"images:{images}"), preparation, None, 0.2)
+    wanted = requests(table, range(targets), preparation)
+
+    def stream(piece: Sequence[Any]) -> Iterator[int]:
+        for row, answer in source.fetch(piece):
+            assert not isinstance(answer, Miss)
+            prepare_cutout(answer.pixels, preparation)
+            yield row
+
+    pieces = [wanted[start :: 4 * threads] for start in range(4 * threads)]
+    start = time.perf_counter()
+    assert sum(1 for _ in merged([stream(piece) for piece in pieces], threads, 4096)) == targets
+    return targets / (time.perf_counter() - start)
+
+
+def predicting(model: OnnxModel, seconds: float) -> float:
+    """Images per second of the model alone."""
+    images = invented_images(model.input_shape[1], model.batch_size)
+    model.run(images)
+    batches, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds or not batches:
+        model.run(images)
+        batches += 1
+    return batches * model.batch_size / passed
+
+
+def from_memory_map(model: OnnxModel, count: int, folder: Path) -> float:
+    """Images per second of predicting prepared images out of a memory-mapped file."""
+    size = model.input_shape[1]
+    stored = np.memmap(folder / "images.dat", np.uint8, "w+", shape=(count, 3, size, size))
+    for start in range(0, count, 1000):
+        part = stored[start : start + 1000]
+        part[:] = np.resize(invented_images(size, 64), part.shape)
+    start = time.perf_counter()
+    predicted = sum(len(batch.rows) for batch in predict(model, enumerate(stored)))
+    assert predicted == count
+    return count / (time.perf_counter() - start)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    images = options.images or invent(folder / "images", options.pictures)
+    precision = "fp16" if options.device == "cuda" else "fp32"
+    path = write_models(network_of(options.encoder), options.size, (precision,), folder)[precision]
+    targets = write_targets(images, options.count, folder / "targets.csv")
+    found: dict[str, list[float]] = {"end to end": [], "preparing alone": [], "the model alone": [], "memory map": []}
+    for number in range(options.rounds):
+        seconds, summary = classified(path, targets, images, folder / f"run-{number}", options)
+        found["end to end"].append(options.count / seconds)
+        on = "cuda" if options.device == "cuda" else "cpu"
+        threads = options.threads * max(options.workers, 1)
+        model = OnnxModel(path, on, threads, options.batch_size)
+        found["preparing alone"].append(preparing(model, min(options.count, 3000 * threads), images, threads))
+        found["the model alone"].append(predicting(model, options.seconds))
+        found["memory map"].append(from_memory_map(model, options.count, folder))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"rates": found, "summary": str(summary), "peak_mb": peak}
+
+
+def table(found: dict[str, list[float]], device: str) -> str:
+    prepared, predicted = (found[name] for name in ("preparing alone", "the model alone"))
+    pairs = zip(prepared, predicted, strict=True)
+    bound = [min(a, b) if device == "cuda" else 1 / (1 / a + 1 / b) for a, b in pairs]
+    lines = ["| | galaxies/s, median [range] |", "|---|---|"]
+    lines += [f"| {name} | {shown(rates, 0)} |" for name, rates in (found | {"the bound": bound}).items()]
+    shares = [rate / limit for rate, limit in zip(found["end to end"], bound, strict=True)]
+    mapped = [rate / limit for rate, limit in zip(found["memory map"], predicted, strict=True)]
+    lines += [f"| end to end / the bound | {shown(shares, 2)} |", f"| memory map / the model | {shown(mapped, 2)} |"]
+    hours = 1e7 / statistics.median(found["end to end"]) / 3600
+    return "\n".join([*lines, f"| hours for 10 million galaxies | {hours:.2f} |"])
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    """Run the benchmark; return its table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=Path, help="folder of pictures; without: invented ones")
+    parser.add_argument("--pictures", type=int, default=500, help="to invent")
+    parser.add_argument("--count", type=int, default=3000, help="targets")
+    parser.add_argument("--encoder", default="efficientnet_b0")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=0, help="Dask workers; 0: this process alone")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of the model alone")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options, Path(folder))
+    text = table(found["rates"], options.device)
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}, {options.encoder} at "
+          f"{options.size} px, {options.workers} Dask workers, {options.threads} threads, batch {options.batch_size}, "
+          f"{options.count:,} targets, peak memory {found['peak_mb']:.0f} MB\n\n{text}\n")  # fmt: skip
+    print(found["summary"])
+    print(json.dumps(found, default=str))
+    return text
+
+
+if __name__ == "__main__":
+    main()
