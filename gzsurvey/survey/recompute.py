@@ -42,7 +42,7 @@ class Recomputed:
 
     def __str__(self) -> str:
         if not self.from_inputs + self.from_checks:
-            return "no row could be recomputed: the images are gone, and checks/ is empty"
+            return "no row was recomputed, since checks/ is empty; --ids names targets to recompute"
         return (
             f"{self.from_inputs} rows recomputed from the images and {self.from_checks} from checks/ agree within "
             f"{TOLERANCE:.0%}"
