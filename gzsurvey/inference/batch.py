@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gzsurvey.inference.provider import CUDA, Provider
-from gzsurvey.inference.session import OnnxModel
+from gzsurvey.inference.provider import CPU, Provider
+from gzsurvey.inference.session import ON_A_CPU, OnnxModel
 
-ON_A_CPU = 32
-"""8 to 32 reach the speed of a CPU, and what a galaxy gets does not depend on it: nothing to measure."""
+_SMALLEST = 32
 _LARGEST = 2048
 _WORTH = 1.05
 """A batch twice as large must be this much faster to be worth its memory."""
@@ -31,12 +30,12 @@ def choose_batch_size(path: Path, provider: Provider) -> int:
     Returns
     -------
     int
-        32 on a CPU. On a GPU a batch is padded to it, so that a run keeps one size.
+        8 on a CPU. On a GPU a batch is padded to it, so that a run keeps one size.
     """
-    model = OnnxModel(path, provider, batch_size=ON_A_CPU)
-    if model.provider != CUDA:
+    model = OnnxModel(path, provider)
+    if model.provider == CPU:
         return ON_A_CPU
-    best, rate = ON_A_CPU, _rate(model)
+    best, rate = _SMALLEST, _rate(OnnxModel(path, provider, batch_size=_SMALLEST))
     while best < _LARGEST:
         larger = _larger(path, provider, 2 * best)
         if larger is None or larger < _WORTH * rate:

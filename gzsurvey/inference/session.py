@@ -20,6 +20,8 @@ from gzsurvey.inference.provider import CPU, CUDA, Provider, open_session
 INPUT = "image"
 _LEAST_BATCH = 2
 """ONNX Runtime multiplies a single row by other kernels than several, with other roundings."""
+ON_A_CPU = 8
+"""Images at once: activations of more do not stay in a core's cache, and what a galaxy gets does not depend on it."""
 _ELEMENT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
@@ -46,7 +48,7 @@ class OnnxModel:
         What was asked for does not run here, or a GPU is here that cannot be used.
     """
 
-    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 1, batch_size: int = 32) -> None:
+    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 1, batch_size: int = ON_A_CPU) -> None:
         if batch_size < 1:
             raise ValueError(f"'batch_size' must be at least 1, got {batch_size}")
         self.path = path

@@ -4,6 +4,7 @@
 
     python tests/benchmarks/bench_classify.py --images FOLDER --count 3000                  # a CPU
     python tests/benchmarks/bench_classify.py --count 60000 --device cuda --size 128        # a GPU
+    python tests/benchmarks/bench_classify.py --images FOLDER --count 300 --zoobot-python ZOOBOT/bin/python
 
 Without ``--images``, 500 pictures of 424 pixels are invented. Targets cycle through them. The bound is, on a GPU,
 the slower of preparing images (in as many threads) and the model; on a CPU, which does both, the sum of their times.
@@ -19,6 +20,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from bench_inference import network_of, write_models
-from bench_pretrain import machine, shown
+from bench_pretrain import AS_IS, HERE, KEPT, KEPT_BY_ENVIRONMENT, machine, shown
 from PIL import Image
 
 from gzsurvey.cutouts.open import open_source
@@ -142,8 +144,27 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found["preparing alone"].append(preparing(model, min(options.count, 3000 * threads), images, threads))
         found["the model alone"].append(predicting(model, options.seconds))
         found["memory map"].append(from_memory_map(model, options.count, folder))
+        if options.zoobot_python:
+            against_zoobot(options, found, images)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rates": found, "summary": str(summary), "peak_mb": peak}
+
+
+def zoobots(options: argparse.Namespace, images: Path, workers: int, memory: str) -> float:
+    """Images per second of Zoobot's `predict_on_catalog`, in an environment of its own."""
+    given = (images, options.count, options.encoder, options.size, 32, workers, options.threads)
+    command = [options.zoobot_python, str(HERE / "contestant_zoobot_predict.py"), *map(str, given)]
+    variables = KEPT_BY_ENVIRONMENT if memory == KEPT else {}
+    ended = subprocess.run(command, env=os.environ | variables, check=True, stdout=subprocess.PIPE, text=True)
+    return options.count / float(json.loads(ended.stdout.splitlines()[-1])["seconds"])
+
+
+def against_zoobot(options: argparse.Namespace, found: dict[str, list[float]], images: Path) -> None:
+    """Let Zoobot take its turn in each of its settings."""
+    for memory in (AS_IS, KEPT):
+        for workers in (0, 2):
+            name = f"Zoobot, {workers} workers, allocator {memory.replace('_', ' ')}"
+            found.setdefault(name, []).append(zoobots(options, images, workers, memory))
 
 
 def table(found: dict[str, list[float]], device: str) -> str:
@@ -155,6 +176,10 @@ def table(found: dict[str, list[float]], device: str) -> str:
     shares = [rate / limit for rate, limit in zip(found["end to end"], bound, strict=True)]
     mapped = [rate / limit for rate, limit in zip(found["memory map"], predicted, strict=True)]
     lines += [f"| end to end / the bound | {shown(shares, 2)} |", f"| memory map / the model | {shown(mapped, 2)} |"]
+    ours = found["end to end"]
+    for name in (name for name in found if name.startswith("Zoobot")):
+        ratios = [mine / theirs for mine, theirs in zip(ours, found[name], strict=True)]
+        lines.append(f"| end to end / {name} | {shown(ratios, 2)} |")
     hours = 1e7 / statistics.median(found["end to end"]) / 3600
     return "\n".join([*lines, f"| hours for 10 million galaxies | {hours:.2f} |"])
 
@@ -172,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--workers", type=int, default=0, help="Dask workers; 0: this process alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--zoobot-python", help="interpreter that has zoobot; without: no peer")
     parser.add_argument("--seconds", type=float, default=2.0, help="of the model alone")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

@@ -37,6 +37,7 @@ from gzsurvey.export.graph import PixelsToOutputs, to_onnx
 from gzsurvey.export.pictures import invented_images
 from gzsurvey.export.precision import lowered
 from gzsurvey.inference import OnnxModel, choose_batch_size
+from gzsurvey.inference.session import ON_A_CPU
 from gzsurvey.model.encoder import create_encoder
 from gzsurvey.model.network import Network
 from gzsurvey.recipes.preparation import Preparation
@@ -165,7 +166,10 @@ def contestants(
             found.append(Contestant(f"**gzsurvey, {precision}**", ours(path, device, batch, 1), batch))
         return found
     found.append(best_plain(paths["fp32"], threads, images))
-    found += [Contestant(f"**gzsurvey, {name}**", ours(path, device, 32, threads), 32) for name, path in paths.items()]
+    found += [
+        Contestant(f"**gzsurvey, {name}**", ours(path, device, ON_A_CPU, threads), ON_A_CPU)
+        for name, path in paths.items()
+    ]
     return found
 
 
