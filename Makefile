@@ -16,11 +16,14 @@ demo: venv
 	rm -rf $(DEMO)
 	$(BIN)/gzsurvey demo $(DEMO)
 
+# A process of one thread for each core: threads of several processes would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: venv
-	$(BIN)/python -m pytest --durations=10
+	$(PYTEST) --durations=10
 
 slow: venv
-	$(BIN)/python -m pytest -m slow --durations=10
+	$(PYTEST) -m slow --durations=10
 
 long: venv
 	$(BIN)/python -m pytest -m 'long' --durations=0
