@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import bench_classify
+import bench_inference
 import bench_pretrain as bench
 import contestant_gzsurvey as contestant
 import numpy as np
@@ -94,3 +96,21 @@ def test_against_lightly(shared_data: Path) -> None:
         [str(sky / "images.zip"), "--catalogue", str(sky / "catalogue.csv"), "--lightly-python", python, "--short"]
     )
     assert re.search(r"\| gzsurvey / lightly \| [\d.]+ \[", table)
+
+
+@pytest.mark.slow
+def test_a_model_alone_is_measured_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Printing comes last: what fails there has cost all the rest."""
+    quick = ["--encoders", "test_resnet", "--sizes", "32", "--rounds", "1", "--seconds", "0.01", "--no-compile"]
+    found = bench_inference.main(quick)
+    assert all(rate > 0 for (rate,) in found["test_resnet 32"]["rates"].values())
+    printed = capsys.readouterr().out
+    for name in found["test_resnet 32"]["rates"]:
+        assert f"| {name} |" in printed
+
+
+@pytest.mark.slow
+def test_a_classification_is_measured_to_the_end(pictures: Path) -> None:
+    quick = ["--images", str(pictures), "--count", "64", "--encoder", "test_resnet", "--size", "32", "--rounds", "1"]
+    table = bench_classify.main([*quick, "--seconds", "0.01", "--threads", "1"])
+    assert re.search(r"\| end to end / the bound \| [\d.]+", table)
