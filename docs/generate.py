@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from gzsurvey.cli import cli
 from gzsurvey.outputs.reference import columns_page
 from gzsurvey.recipes import (
+    authors,
     campaign,
     cluster,
     columns,
@@ -51,6 +52,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
     "surveys as sources of pixels": (imaging.SurveyImages,),
     "cluster profiles": (cluster.ClusterProfile,),
     "demo": (demo.DemoRecipe, demo.DemoSky, demo.DemoChecks),
+    "AUTHORS of a release": (authors.Authors, authors.Author),
     "campaigns": (campaign.Campaign, campaign.QuestionSpec, campaign.CampaignUnion),
 }  # fmt: skip
 """Every model of a YAML file, by the command that reads it."""

@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _FUNCTIONS = dict.fromkeys(("crossmatch", "query", "read_catalogue", "send"), "gzsurvey.catalogue")
-_FUNCTIONS |= {"compare": "gzsurvey.comparison"}
+_FUNCTIONS |= {"compare": "gzsurvey.comparison", "release": "gzsurvey.deposit"}
 """Public functions by name, and where they are."""
 
 

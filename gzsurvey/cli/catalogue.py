@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gzsurvey.cli.command import Command, Directory, File, names
+from gzsurvey.cli.command import Command, Directory, ExistingFile, File, names
 
 
 @click.command(cls=Command)
@@ -107,5 +107,22 @@ def merge(runs: tuple[Path, ...], out: Path) -> None:
     click.echo(survey.merge(runs, out))
 
 
-COMMANDS = (query, crossmatch, send, compare, verify, merge)
+@click.command(cls=Command)
+@click.argument("run_dir", metavar="RUN", type=Directory)
+@click.argument("folder", metavar="DIR", type=Directory)
+@click.option("--title", required=True)
+@click.option("--authors", required=True, type=ExistingFile, help="YAML or CSV: name, affiliation, orcid.")
+@click.option("--doi", default="", help="Where one is reserved, e.g. 10.5281/zenodo.1234567.")
+@click.option("--version", default="1", help="Of the release.")
+def release(run_dir: Path, folder: Path, **about: Any) -> None:
+    """Make a folder to upload: products of RUN, ReadMes, citation, credits, checksums.
+
+    Example: gzsurvey release run gz-field-1 --title 'Galaxies of a field' --authors authors.yaml
+    """
+    from gzsurvey.deposit import release as make
+
+    click.echo(make(run_dir, folder, **about))
+
+
+COMMANDS = (query, crossmatch, send, compare, verify, merge, release)
 """All of them, for the command line."""
