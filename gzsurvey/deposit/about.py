@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gzsurvey import __version__
-from gzsurvey.card import Credit
 from gzsurvey.errors import RecipeError
 from gzsurvey.recipes.authors import Author
 from gzsurvey.status import DESCRIPTIONS, Status
@@ -18,7 +17,8 @@ from gzsurvey.survey.finished import FinishedRun
 _DOI = re.compile(r"10\.\d{4,9}(\.\d+)*/[A-Za-z0-9:/_;\-.()\[\]\\]+")
 """As the Citation File Format 1.2.0 takes it."""
 _DOI_URL = "https://doi.org/"
-_CONDITION = re.compile(r"(?<![a-z])(nc|sa|nd)(?![a-z])", re.IGNORECASE)
+_SHARE_ALIKE = re.compile(r"(?<![a-z])sa(?![a-z])|share[- ]?alike", re.IGNORECASE)
+_NO_DERIVATIVES = re.compile(r"(?<![a-z])n[d](?![a-z])|no[- ]?deriv", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,15 @@ class About:
     @property
     def licence(self) -> str:
         """Licence of the release, an SPDX identifier: CC BY 4.0 with the conditions of its training sources."""
-        found = {word.upper() for credit in self.run.card.credits for word in _CONDITION.findall(credit.licence)}
-        found |= {"NC"} if any(credit.non_commercial for credit in self.run.card.credits) else set()
-        return "-".join(["CC-BY", *(word for word in ("NC", "SA") if word in found), "4.0"])
+        credits = self.run.card.credits
+        conditions = ["NC"] if any(credit.non_commercial for credit in credits) else []
+        conditions += ["SA"] if any(_SHARE_ALIKE.search(credit.licence) for credit in credits) else []
+        return "-".join(["CC-BY", *conditions, "4.0"])
 
     @property
     def licence_notes(self) -> tuple[str, ...]:
         """What whoever passes the release on must know of its training sources."""
-        no_derivatives = [credit.name for credit in self.run.card.credits if _forbids_derivatives(credit)]
+        no_derivatives = [credit.name for credit in self.run.card.credits if _NO_DERIVATIVES.search(credit.licence)]
         notes = [f"NO DERIVATIVES: the licence of {name} forbids them; ask its authors." for name in no_derivatives]
         return (*self.run.card.licence_notes, *notes)
 
@@ -134,10 +135,6 @@ class About:
             yield "Where the training galaxies lie is not known, so in_training is blank."
         else:
             yield "Galaxies that trained the model are predicted too well; in_training is 1 or 2 there."
-
-
-def _forbids_derivatives(credit: Credit) -> bool:
-    return any(word.lower() == "nd" for word in _CONDITION.findall(credit.licence))
 
 
 def plain_doi(text: str) -> str:
