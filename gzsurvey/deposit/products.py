@@ -28,7 +28,7 @@ def require_published(run: FinishedRun) -> None:
     gzsurvey.errors.RecipeError
         It has no catalogue yet.
     gzsurvey.errors.VerificationFailed
-        Its blocks are not those that were published.
+        Its provenance or its blocks are not those that were published.
     """
     left = run.record.n_blocks - len(run.entries)
     if left:
@@ -36,7 +36,10 @@ def require_published(run: FinishedRun) -> None:
         raise RunIncomplete(run.run_dir, left, run.record.n_blocks, cause)
     if not run.paths.checksums.is_file():
         raise RecipeError(str(run.run_dir), f"has no {run.paths.checksums.name}; make it with 'gzsurvey publish'")
-    document = json.loads(run.paths.provenance.read_bytes())
+    provenance = run.paths.provenance
+    if not provenance.is_file() or sha256_of(provenance) != dict(read_checksums(run.paths)).get(provenance):
+        raise VerificationFailed(run.run_dir, [f"{provenance.name} is not the file that was published"])
+    document = json.loads(provenance.read_bytes())
     published = document["entity"][f"gzsurvey:product-{run.paths.zarr.stem}"]["gzsurvey:shards_sha256"]
     if published != ledger.digest(run.entries):
         problem = f"{run.paths.zarr.name} changed after it was published; publish the run again"

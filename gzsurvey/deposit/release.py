@@ -99,7 +99,7 @@ def release(
         "sha256_of_run": sha256_of(source.paths.checksums),
     }
     if not _is_made(place, inputs):
-        with folder_written_aside(place) as aside:
+        with folder_written_aside(place.absolute()) as aside:
             _make(aside, about, inputs)
     files = [path for path, _ in read_checksums(RunPaths(place))]
     size = sum(path.stat().st_size for path in files)

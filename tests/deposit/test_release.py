@@ -220,6 +220,9 @@ def test_what_is_not_whole_is_refused(folder: Path, run: Path, tmp_path: Path) -
     entry.write_text(re.sub(r'"sha256": "[0-9a-f]{4}', '"sha256": "0000', entry.read_text()))
     with pytest.raises(VerificationFailed, match="changed after it was published"):
         gzsurvey.release(run, out, "One", authors)
+    paths.provenance.write_text("{")
+    with pytest.raises(VerificationFailed, match=r"provenance\.json is not the file"):
+        gzsurvey.release(run, out, "One", authors)
     entry.unlink()
     with pytest.raises(RunIncomplete, match="1 of 2 blocks are not finished"):
         gzsurvey.release(run, out, "One", authors)
@@ -228,6 +231,23 @@ def test_what_is_not_whole_is_refused(folder: Path, run: Path, tmp_path: Path) -
         gzsurvey.release(tmp_path / "young", out, "One", authors)
     assert not out.exists()
     assert not list(tmp_path.glob(".part.*"))
+
+
+@pytest.mark.slow
+def test_parts_text_ids_and_no_positions(folder: Path, tmp_path: Path) -> None:
+    run, out, n = tmp_path / "run", tmp_path / "out", 300
+    nowhere = np.full(n, np.nan)
+    ids = np.array([f"north_{i}" for i in range(n)])
+    make_run(run, n=n, id=ids, ra=nowhere, dec=nowhere, healpix_29=np.full(n, -1))
+    publish(run, part_bytes=40_000)
+    gzsurvey.release(run, out, "One", folder / "authors.yaml")
+    text = read_back(out / "catalogue.dat", out / "ReadMe")
+    assert text["ra"].mask.all()
+    columns = open_catalogue(out / "catalogue.fits").columns
+    assert_same(text, gzsurvey.read_catalogue(run), {column.name: column.display for column in columns})
+    readme = (out / "README.md").read_text()
+    assert "topcat catalogue/part-" in readme
+    assert "lsdb" not in readme
 
 
 def test_authors_are_checked(tmp_path: Path) -> None:
