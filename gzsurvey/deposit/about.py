@@ -82,8 +82,8 @@ class About:
         record, card = self.run.record, self.run.card
         sources = ", ".join(source.survey or source.name for source in record.sources)
         text = (
-            f"Morphologies of galaxies as the model {card.name!r} sees them in images of {sources}: {record.rows:,} "
-            f"targets, {self.predicted:,} of them with predictions. Made with gzsurvey {__version__}."
+            f"Morphologies of {record.rows:,} galaxies, {self.predicted:,} of them with predictions, as the model "
+            f"{card.name!r} sees them in images of {sources}. Made with gzsurvey {__version__}."
         )
         if self.campaigns:
             text += f" Vote fractions imitate the volunteers of Galaxy Zoo in the campaign {', '.join(self.campaigns)}."

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.outputs.columns import Column
 from gzsurvey.outputs.opened import Catalogue
+from gzsurvey.progress import Progress
 
 WIDTH = 80
 """Characters of a line of a ReadMe."""
@@ -97,10 +98,13 @@ def fields_of(catalogue: Catalogue) -> tuple[Field, ...]:
 
 def write_table(path: Path, catalogue: Catalogue, fields: Sequence[Field]) -> None:
     """Write all rows of a catalogue, one a line, in bounded memory."""
+    shown = Progress(path.name, len(catalogue), "rows")
     with path.open("w", encoding="ascii", errors="replace", newline="\n") as file:
         for rows in _pieces(catalogue):
             cells = [field.cells(rows[field.column.name]) for field in fields]
             file.writelines(f"{' '.join(row)}\n" for row in zip(*cells, strict=True))
+            shown.advance(len(cells[0]))
+    shown.finish()
 
 
 def byte_by_byte(file: str, fields: Sequence[Field]) -> list[str]:
