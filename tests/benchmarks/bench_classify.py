@@ -39,6 +39,7 @@ from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.export.pictures import invented_images
 from gzsurvey.images.prepare import prepare_cutout
 from gzsurvey.inference import OnnxModel, predict
+from gzsurvey.inference.session import ON_A_CPU
 from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.recipes.survey import load_survey_recipe
 from gzsurvey.survey import ledger, plan, run
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--encoder", default="efficientnet_b0")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=ON_A_CPU)
     parser.add_argument("--workers", type=int, default=0, help="Dask workers; 0: this process alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process")
     parser.add_argument("--rounds", type=int, default=3)
