@@ -69,8 +69,8 @@ class About:
             for credit in self.run.card.credits
         ]
         images = [
-            f"Images of {source.survey or source.name}: "
-            f"{source.credit or 'no credit stated'}, {source.licence or 'licence not stated'}."
+            f"Images of {source.spec.survey or source.name}: "
+            f"{source.spec.credit or 'no credit stated'}, {source.spec.licence or 'licence not stated'}."
             for source in self.run.record.sources
         ]
         volunteers = ["Galaxy Zoo's classifications were made by its volunteers."] if self.run.card.votes else []
@@ -80,7 +80,7 @@ class About:
     def abstract(self) -> str:
         """What the release is, in a few sentences."""
         record, card = self.run.record, self.run.card
-        sources = ", ".join(source.survey or source.name for source in record.sources)
+        sources = ", ".join(source.spec.survey or source.name for source in record.sources)
         text = (
             f"Morphologies of {record.rows:,} galaxies, {self.predicted:,} of them with predictions, as the model "
             f"{card.name!r} sees them in images of {sources}. Made with gzsurvey {__version__}."

@@ -102,45 +102,43 @@ def export(
     if not out.parent.is_dir():
         raise ExportError(f"{out}: there is no directory {out.parent}")
     loaded = [load_network(file) for file in files]
-    infos = [info for _, info in loaded]
-    names = [str(name) for name in checkpoints]
-    card = _with(draft_card(describe_ensemble(infos, names), out.stem, campaign), precision=precision)
-    pictures = _pictures(card, dataset)
-    if precision != "fp32" and dataset is not None:
-        loaded, calibrated_in = _recalibrated(loaded, precision, pictures, Store(dataset))
-        infos = [info for _, info in loaded]
-        card = _with(
-            draft_card(describe_ensemble(infos, names), out.stem, campaign),
-            precision=precision,
-            calibrated_in=calibrated_in,
-        )
-    card = _with(card, checkpoint_sha256=sha256, members=len(files), calibration=_calibrations(infos))
+    described = describe_ensemble([info for _, info in loaded], [str(name) for name in checkpoints])
+    pictures, calibrated_in = _pictures(described, precision, dataset), "fp32"
+    if precision != "fp32" and dataset is not None and _trained_all(Store(dataset), loaded):
+        loaded = [recalibrated(*member, precision, pictures, Store(dataset)) for member in loaded]
+        calibrated_in = precision
+        described = described.model_copy(update={"embedding_reference": loaded[0][1].embedding_reference})
+    card = _with(
+        draft_card(described, out.stem, campaign),
+        precision=precision,
+        calibrated_in=calibrated_in,
+        checkpoint_sha256=sha256,
+        members=len(files),
+        calibration=_calibrations([info for _, info in loaded]),
+    )
     network = loaded[0][0] if len(files) == 1 else Ensemble([network for network, _ in loaded])
     return keep(network, card, pictures, out)
 
 
-def _pictures(card: Card, dataset: Path | None) -> Pictures:
-    size = card.preparation.image_size
+def _pictures(info: CheckpointInfo, precision: Precision, dataset: Path | None) -> Pictures:
+    size = info.preparation.image_size
     if dataset is None:
-        return travelling_pictures(card.thumbnails, size, card.precision)
+        return travelling_pictures(info.thumbnails, size, precision)
     store = Store(dataset)
     if store.image_shape[:2] != (size, size):
         raise ExportError(f"{dataset} holds images of {store.image_shape[0]} pixels, the model takes {size}")
     return stored_pictures(store)
 
 
-def _recalibrated(
-    loaded: Sequence[Loaded], precision: Precision, pictures: Pictures, store: Store
-) -> tuple[list[Loaded], Precision]:
-    """Calibrate every member in `precision`, if `store` is what trained it; say in what all are calibrated now."""
-    strangers = [info for _, info in loaded if info.dataset_sha256 != store.info.content_sha256]
-    if strangers:
+def _trained_all(store: Store, loaded: Sequence[Loaded]) -> bool:
+    """Tell whether `store` trained every member, so that its validation galaxies are held out of all; say if not."""
+    known = all(info.dataset_sha256 == store.info.content_sha256 for _, info in loaded)
+    if not known:
         Progress.say(
             f"export: {store.path} is not what the checkpoint was trained on, so calibration stays as it was fitted "
             f"in float32"
         )
-        return list(loaded), "fp32"
-    return [recalibrated(network, info, precision, pictures, store) for network, info in loaded], precision
+    return known
 
 
 def _calibrations(infos: Sequence[CheckpointInfo]) -> dict[str, tuple[Calibration | None, ...]]:

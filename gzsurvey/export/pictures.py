@@ -19,7 +19,8 @@ from gzsurvey.dataset.store import Store
 from gzsurvey.inference.predict import to_model_input
 from gzsurvey.training.describe import some
 
-_SEED = 20
+SEED = 20
+"""Of the choice of galaxies."""
 RANGED, COMPARED = 512, 256
 """Galaxies of a store: more do not move the ranges of activations, or a mean difference."""
 
@@ -52,8 +53,8 @@ def travelling_pictures(thumbnails: Sequence[str], size: int, precision: Precisi
 
 def stored_pictures(store: Store) -> Pictures:
     """Return training galaxies of a store to set ranges, and validation galaxies to compare on."""
-    training = some(store.rows("train"), RANGED, _SEED)
-    held_out = some(store.rows("validation"), COMPARED, _SEED)
+    training = some(store.rows("train"), RANGED, SEED)
+    held_out = some(store.rows("validation"), COMPARED, SEED)
     rows = held_out if len(held_out) else training
     return Pictures(to_model_input(store.images(training)), to_model_input(store.images(rows)))
 
@@ -76,7 +77,7 @@ def invented_images(size: int, count: int = 32) -> NDArray[np.uint8]:
     -------
     uint8, shape (`count`, 3, `size`, `size`)
     """
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / size
     widths = rng.uniform(0.02, 0.2, (count, 1, 1, 1))
     colours = rng.uniform(60, 230, (count, 3, 1, 1))

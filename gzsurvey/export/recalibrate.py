@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gzsurvey.card import Precision
 from gzsurvey.dataset.store import Store
 from gzsurvey.export.graph import INPUT, PixelsToOutputs, to_onnx
-from gzsurvey.export.pictures import Pictures
+from gzsurvey.export.pictures import SEED, Pictures
 from gzsurvey.export.precision import lowered
 from gzsurvey.inference.provider import open_session
 from gzsurvey.model.checkpoint import CheckpointInfo
@@ -26,7 +26,8 @@ from gzsurvey.training import describe
 from gzsurvey.training.data import labelled_rows
 from gzsurvey.training.validation import votes_calibration
 
-_SEED = 20
+REFERENCE_GALAXIES = 5_000
+"""Training galaxies embedded in the lower precision, mostly by a CPU; 32 principal components need no more."""
 
 
 class OnnxEncoder(nn.Module):
@@ -77,8 +78,8 @@ def recalibrated(
     cpu = torch.device("cpu")
     held_out = store.rows("validation")
     Progress.say(f"export: calibrating {precision} on {len(held_out):,} validation galaxies")
-    calibration = info.calibration | votes_calibration(stand_in, store, labelled_rows(store, held_out), cpu, _SEED)
-    training = describe.some(store.rows("train"), describe.REFERENCE_GALAXIES // 4, _SEED)
+    calibration = info.calibration | votes_calibration(stand_in, store, labelled_rows(store, held_out), cpu, SEED)
+    training = describe.some(store.rows("train"), REFERENCE_GALAXIES, SEED)
     embedded = [describe.embed(stand_in, describe.in_parts(store, rows), cpu) for rows in (training, held_out)]
     reference = describe.embedding_reference(embedded[0], embedded[1]) or info.embedding_reference
     changed = Network(network.encoder, info.heads, calibration=calibration)

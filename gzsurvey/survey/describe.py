@@ -58,7 +58,9 @@ def header_parameters(record: RunRecord, layout: Layout, entries: Entries, count
     ]
     for number, source in enumerate(record.sources, 1):
         facts.append(Parameter(f"SOURCE{number}"[:8], source.name, "source of pixels, as in image_set"))
-        facts.append(Parameter(f"BANDS{number}"[:8], ",".join(source.bands or card.preparation.bands), "its bands"))
+        facts.append(
+            Parameter(f"BANDS{number}"[:8], ",".join(source.spec.bands or card.preparation.bands), "its bands")
+        )
     for number, cut in enumerate(record.cuts, 1):
         facts.append(Parameter(f"CUT{number}", f"{cut.name}: {cut.before} -> {cut.after}", "targets before, after"))
     chosen = {"FOOTPRNT": record.footprint, "EXCLUDE": record.exclude, "SELECT": record.select}

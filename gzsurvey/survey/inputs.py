@@ -9,14 +9,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.outputs.provenance import sha256_of
 from gzsurvey.sky.tables import open_tables
 from gzsurvey.survey.job import Job
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def targets_sha256(table: str) -> dict[str, str]:

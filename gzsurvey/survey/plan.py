@@ -262,7 +262,7 @@ def _record(job: Job, draft: _Draft, workers: int, seen: Look, demands: Sequence
     names = short_names(specs := [absolute(spec) for spec in job.sources])
     index_names = [f"index{'' if i == 0 else f'-{i}'}.json" for i in range(len(specs))]
     sources = tuple(
-        SourceRecord(name=name, index=file if index else None, **asdict(spec))
+        SourceRecord(name=name, spec=spec, index=file if index else None)
         for name, spec, index, file in zip(names, specs, draft.indexes, index_names, strict=True)
     )
     estimate = {"bytes": float(_bytes(draft)), "workers": float(workers)}

@@ -22,26 +22,10 @@ class SourceRecord(Section):
 
     name: str
     """Short and unique in the run: what ``image_set`` says."""
-    text: str
+    spec: SourceSpec
     """As the user wrote it, its path made absolute."""
-    bands: tuple[str, ...] | None
-    zeropoints: tuple[float | str, ...] | None
-    mask: str | None = None
-    mask_bits: int = -1
-    pixel_scale_arcsec: float | None = None
-    requests_per_s: float | None = None
-    collection: str | None = None
-    product: str | None = None
-    survey: str = ""
-    credit: str = ""
-    licence: str = ""
     index: str | None = None
     """File name of its index in RUN."""
-
-    @property
-    def spec(self) -> SourceSpec:
-        """The SOURCE as `cutouts` takes it."""
-        return SourceSpec(**self.model_dump(exclude={"name", "index"}))
 
 
 class CutRecord(Section):

@@ -30,9 +30,9 @@ from gzsurvey.outputs.zarr import read_rows, write_block
 from gzsurvey.sky.blocks import Block
 from gzsurvey.status import Status
 from gzsurvey.survey import checks, ledger
-from gzsurvey.survey.merged import merged
 from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.survey.sources import answers, open_sources, requests
+from gzsurvey.survey.streams import merged
 from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets
 
 logger = logging.getLogger(__name__)

@@ -44,9 +44,9 @@ from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.recipes.survey import load_survey_recipe
 from gzsurvey.survey import ledger, plan, run
 from gzsurvey.survey.job import Job
-from gzsurvey.survey.merged import merged
 from gzsurvey.survey.record import read_record
 from gzsurvey.survey.sources import requests
+from gzsurvey.survey.streams import merged
 
 JPEG_PX = 424
 

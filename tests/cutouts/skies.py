@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from reproject import reproject_interp
 from reproject.hips import reproject_to_hips
 
+from gzsurvey.cutouts.source import Cutout, CutoutSource, Miss, Request
+from gzsurvey.images.frame import Frame
+
 RA, DEC, SCALE, SIDE = 150.0, 2.0, 0.262, 600
 GALAXIES = ((300.0, 300.0), (180.5, 420.25), (430.0, 205.0), (120.0, 110.0))
 """Zero-based columns and rows of the mosaic."""
@@ -36,6 +39,17 @@ def position(column: float, row: float) -> tuple[float, float]:
     """Degrees of a pixel of the sky."""
     ra, dec = tan_wcs(RA, DEC, SCALE, SIDE).all_pix2world(column, row, 0)
     return float(ra), float(dec)
+
+
+def ask(column: float, row: float, number: int = 0, scale: float = SCALE, size: int = 48) -> Request:
+    """The cutout around one pixel of the sky."""
+    return Request(number, f"t{number}", *position(column, row), Frame(size, scale))
+
+
+def get(source: CutoutSource, request: Request) -> Cutout | Miss:
+    """What a source answers to one request."""
+    ((_, answer),) = source.fetch([request])
+    return answer
 
 
 def write_hips(folder: Path, frame: str = "equatorial", bands: str = "r", tile_px: int = 128, order: int = 13) -> Sky:

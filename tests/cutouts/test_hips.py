@@ -16,7 +16,7 @@ from contracts.cutout_source import CutoutSourceContract
 from loopback import Services, Sky, serving, tan_wcs
 from PIL import Image
 from scipy.stats import spearmanr
-from skies import GALAXIES, PART, SCALE, assert_same_galaxy, position, write_hips
+from skies import GALAXIES, PART, SCALE, ask, assert_same_galaxy, get, write_hips
 
 from gzsurvey.cutouts.hips import HipsSource
 from gzsurvey.cutouts.hips_sky import FRAMES, flat_places
@@ -55,15 +55,6 @@ def open_hips(address: Path | str, bands: str | None = "r,r,r", **changes: objec
     source = open_source(spec, PREPARATION, politeness=QUICK)
     assert isinstance(source, HipsSource)
     return source
-
-
-def ask(column: float, row: float, number: int = 0, scale: float = SCALE, size: int = 48) -> Request:
-    return Request(number, f"t{number}", *position(column, row), Frame(size, scale))
-
-
-def get(source: HipsSource, request: Request) -> Cutout | Miss:
-    ((_, answer),) = source.fetch([request])
-    return answer
 
 
 def seen(sky: Sky, request: Request, band: str = "r") -> np.ndarray:

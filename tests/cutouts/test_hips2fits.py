@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from contracts.cutout_source import CutoutSourceContract
 from loopback import Services, jpeg, serving
-from skies import GALAXIES, SCALE, position, simulated_sky
+from skies import GALAXIES, SCALE, ask, get, position, simulated_sky
 
 from gzsurvey.cutouts.hips2fits import Hips2fitsSource
 from gzsurvey.cutouts.open import check_source
@@ -53,15 +53,6 @@ def open_hips(
 ) -> Hips2fitsSource:
     spec = spec_of(text, services, **changes)
     return Hips2fitsSource(spec, preparation, Client(spec.text, spec.servers, QUICK, folder), 0.2)
-
-
-def ask(column: float, row: float, number: int = 0, scale: float = SCALE) -> Request:
-    return Request(number, f"t{number}", *position(column, row), Frame(48, scale))
-
-
-def get(source: Hips2fitsSource, request: Request) -> Cutout | Miss:
-    ((_, answer),) = source.fetch([request])
-    return answer
 
 
 class TestHips2fits(CutoutSourceContract):

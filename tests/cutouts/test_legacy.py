@@ -11,7 +11,7 @@ import pytest
 from astropy.io import fits
 from contracts.cutout_source import CutoutSourceContract
 from loopback import Query, Services, serving
-from skies import GALAXIES, SCALE, position, simulated_sky
+from skies import GALAXIES, SCALE, ask, get, simulated_sky
 
 from gzsurvey.cutouts.legacy import LegacySource
 from gzsurvey.cutouts.open import check_source
@@ -46,15 +46,6 @@ def services(running: Services) -> Services:
 def open_legacy(services: Services, folder: Path, layer: str = "ls-dr10", bands: str = "g,r,z") -> LegacySource:
     spec = SourceSpec(f"legacy:{layer}@{services.url}/viewer", tuple(bands.split(",")))
     return LegacySource(spec, PREPARATION, Client(spec.text, spec.servers, QUICK, folder), 0.2)
-
-
-def ask(column: float, row: float, number: int = 0, scale: float = SCALE, size: int = 48) -> Request:
-    return Request(number, f"t{number}", *position(column, row), Frame(size, scale))
-
-
-def get(source: LegacySource, request: Request) -> Cutout | Miss:
-    ((_, answer),) = source.fetch([request])
-    return answer
 
 
 class TestLegacy(CutoutSourceContract):

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from contracts.cutout_source import CutoutSourceContract
 from loopback import Services, Sky, serving
-from skies import GALAXIES, SCALE, SIDE, position, simulated_sky
+from skies import GALAXIES, SIDE, ask, get, simulated_sky
 
 from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.sia import SiaSource
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import AccessDenied, SourceError
-from gzsurvey.images.frame import Frame
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.remote import Politeness
 from gzsurvey.status import Status
@@ -65,15 +64,6 @@ def open_sia(services: Services, what: str = "sia2", product: str | None = "scie
 
 def spec_of(services: Services, what: str = "sia2", product: str | None = "science") -> SourceSpec:
     return SourceSpec(f"sia:{services.url}/archive/{what}", product=product)
-
-
-def ask(column: float, row: float, number: int = 0, scale: float = SCALE) -> Request:
-    return Request(number, f"t{number}", *position(column, row), Frame(48, scale))
-
-
-def get(source: SiaSource, request: Request) -> Cutout | Miss:
-    ((_, answer),) = source.fetch([request])
-    return answer
 
 
 class TestSia(CutoutSourceContract):

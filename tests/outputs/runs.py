@@ -9,6 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from gzsurvey.card import Card
+from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import create_arrays, write_block
 from gzsurvey.recipes.survey import SurveyRecipe
@@ -110,7 +111,7 @@ def _record(targets: Targets, n: int, source: str) -> RunRecord:
         model_sha256="0123456789abcdef" * 4,
         targets="somewhere/targets.fits",
         targets_sha256={"targets.fits": "ab" * 32},
-        sources=(SourceRecord(text=source, name=source, bands=None, zeropoints=None),),
+        sources=(SourceRecord(name=source, spec=SourceSpec(source)),),
         recipe=RECIPE,
         batch_size=8,
         provider="cpu",

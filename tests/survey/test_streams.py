@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gzsurvey.survey.merged import merged
+from gzsurvey.survey.streams import merged
 
 
 def counted(start: int, n: int = 20) -> Iterator[int]:
