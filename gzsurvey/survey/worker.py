@@ -170,6 +170,7 @@ def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
 
 
 def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> ledger.LedgerEntry:
+    logger.info("begun", extra={"facts": {"session": task.session}})
     HOSTS.share(task.workers)
     reporter.enter("opening model and sources")
     runtime = open_runtime(run, task.session, task.threads)
