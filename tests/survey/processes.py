@@ -117,8 +117,6 @@ def sky_server(folder: Path) -> Iterator[SkyServer]:
         running.kill()
 
 
-
-
 def _until_open(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
