@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gzsurvey.errors import ClusterError
 from gzsurvey.recipes.cluster import ClusterProfile
+from gzsurvey.survey.part import WHOLE, Part
 
 CONNECT_SECONDS = 10.0
 """A scheduler that runs answers at once."""
@@ -56,11 +57,19 @@ class SerialExecutor(Executor):
 
 
 class SerialPool:
-    """One block at a time in this process: for debugging, and for small jobs."""
+    """One block at a time in this process: for debugging, for small jobs, for one part of several.
+
+    Parameters
+    ----------
+    processes : int
+        How many such processes there are: they share what hosts may be asked for.
+    """
 
     executor: Executor = SerialExecutor()
-    workers = 1
     window = 1
+
+    def __init__(self, processes: int = 1) -> None:
+        self.workers = processes
 
     def check(self) -> None:
         """Do nothing: this process is here."""
@@ -100,7 +109,7 @@ class DaskPool:
 
 
 @contextmanager
-def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
+def open_pool(profile: ClusterProfile, run: Path, part: Part = WHOLE) -> Iterator[Pool]:
     """Start or reach the workers of a profile, and let them go afterwards.
 
     Parameters
@@ -109,6 +118,8 @@ def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
         Where to work.
     run : Path
         The RUN that every worker must see.
+    part : Part
+        Which part of it this process works on.
 
     Raises
     ------
@@ -116,7 +127,7 @@ def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
         There is no scheduler, there are no workers, or they cannot do the work.
     """
     if profile.kind == "none":
-        yield SerialPool()
+        yield SerialPool(part.of)
         return
     with _client(profile) as client:
         _check_workers(client, profile, run)
