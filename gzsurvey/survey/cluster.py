@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from gzsurvey.errors import ClusterError
 from gzsurvey.recipes.cluster import ClusterProfile
+from gzsurvey.survey.part import WHOLE, Part
 from gzsurvey.survey.worker import BlockSummary, BlockTask, process
 
 CONNECT_SECONDS = 10.0
@@ -53,11 +54,18 @@ class Pool(Protocol):
 
 
 class SerialPool:
-    """One block at a time in this process: for debugging, and for small jobs."""
+    """One block at a time in this process: for debugging, for small jobs, for one part of several.
 
-    workers = 1
-    fetching = 1
+    Parameters
+    ----------
+    processes : int
+        How many such processes there are: they share what hosts may be asked for.
+    """
+
     window = 1
+
+    def __init__(self, processes: int = 1) -> None:
+        self.workers = self.fetching = processes
 
     def submit(self, task: BlockTask, _elsewhere_than: str, /) -> Future[BlockSummary]:
         """Work on a block now; an interruption leaves this function."""
@@ -135,7 +143,7 @@ class DaskPool:
 
 
 @contextmanager
-def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
+def open_pool(profile: ClusterProfile, run: Path, part: Part = WHOLE) -> Iterator[Pool]:
     """Start or reach the workers of a profile, and let them go afterwards.
 
     Parameters
@@ -144,6 +152,8 @@ def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
         Where to work.
     run : Path
         The RUN that every worker must see.
+    part : Part
+        Which part of it this process works on.
 
     Raises
     ------
@@ -151,7 +161,7 @@ def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
         There is no scheduler, there are no workers, or they cannot do the work.
     """
     if profile.kind == "none":
-        yield SerialPool()
+        yield SerialPool(part.of)
         return
     with _client(profile) as client:
         _check_workers(client, profile, run)

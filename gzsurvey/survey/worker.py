@@ -185,7 +185,7 @@ def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> led
     reporter.enter("writing")
     ledger.remove_entry(run, task.block)
     checks.write(run, block, rows.values, rows.images, tuple(runtime.model.card.outputs))
-    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside, task.block, rows.values)
+    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside_of(task.block), task.block, rows.values)
     statuses = Counter(int(status) for status in rows.values["status"])
     entry = _entry(
         task,
