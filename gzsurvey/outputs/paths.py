@@ -69,6 +69,16 @@ class RunPaths:
         return self.run / "metrics.jsonl"
 
     @property
+    def job_script(self) -> Path:
+        """A SLURM job array that works on this RUN in parts."""
+        return self.run / "run.sbatch"
+
+    @property
+    def logs(self) -> Path:
+        """What jobs of a batch system print."""
+        return self.run / "logs"
+
+    @property
     def model(self) -> Path:
         """Copy of the model file."""
         return self.run / "model.onnx"
