@@ -316,8 +316,9 @@ def classify(run_dir: Path, cluster: str, **given: Any) -> None:
 
 @cli.command()
 @survey_options
+@click.option("--sbatch", type=click.IntRange(1, 100_000), default=None, metavar="N", help="Write a SLURM job array.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
-def plan(run_dir: Path, cluster: str, dry_run: bool, **given: Any) -> None:
+def plan(run_dir: Path, cluster: str, sbatch: int | None, dry_run: bool, **given: Any) -> None:
     """Check everything and lay out a run without starting it.
 
     Example: gzsurvey plan --model model.onnx --targets targets.fits --cutouts mosaic:tiles --out run
@@ -326,7 +327,7 @@ def plan(run_dir: Path, cluster: str, dry_run: bool, **given: Any) -> None:
     from gzsurvey.recipes.cluster import load_cluster
 
     make = survey.dry_run if dry_run else survey.plan
-    click.echo(make(_job(given), run_dir, load_cluster(cluster)))
+    click.echo(make(_job(given), run_dir, load_cluster(cluster), sbatch))
 
 
 @cli.command()

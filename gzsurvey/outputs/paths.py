@@ -79,12 +79,17 @@ class RunPaths:
 
     @property
     def logs(self) -> Path:
-        """What happened to each block."""
+        """What happened to each block, and what jobs of a batch system print."""
         return self.run / "logs"
 
     def block_log(self, block: int) -> Path:
         """What happened to one block, one JSON line each."""
         return self.logs / f"block-{block:06d}.jsonl"
+
+    @property
+    def job_script(self) -> Path:
+        """A SLURM job array that works on this RUN in parts."""
+        return self.run / "run.sbatch"
 
     @property
     def model(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,7 @@ from gzsurvey.sky.targets import TargetOptions, Targets, read_targets
 from gzsurvey.survey import ledger
 from gzsurvey.survey.inputs import absolute, identity, short_names, targets_sha256
 from gzsurvey.survey.job import Job
+from gzsurvey.survey.job_array import write_job_array
 from gzsurvey.survey.layout import array_specs, group_attributes
 from gzsurvey.survey.preview import Look, draw, look, sample_rows
 from gzsurvey.survey.record import (
@@ -58,6 +60,8 @@ class Plan:
     record: RunRecord
     look: Look | None = None
     """None: the RUN was planned before."""
+    script: Path | None = None
+    """Of its job array."""
 
     def __str__(self) -> str:
         record = self.record
@@ -69,10 +73,9 @@ class Plan:
         if seconds == seconds:
             workers = int(record.estimate["workers"])
             lines.append(f"  about {duration(seconds)} on {workers} workers, measured on a few random targets")
-        if self.look is None:
-            lines.append("  planned before; nothing to change")
-            return "\n".join(lines)
-        return "\n".join(lines + [f"  {line}" for line in self.look.lines()])
+        lines += [f"  {line}" for line in self.look.lines()] if self.look else ["  planned before; nothing to change"]
+        lines += [f"  job array: sbatch {shlex.quote(str(self.script))}"] if self.script else []
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class _Draft:
     arrays: tuple[ArraySpec, ...]
 
 
-def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
+def plan(job: Job, run: Path, cluster: ClusterProfile, sbatch: int | None = None) -> Plan:
     """Plan a run: read and cut the targets, make the arrays, take a first look.
 
     Parameters
@@ -99,6 +102,8 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
         The RUN directory. Planned before from the same inputs: kept as it is.
     cluster : ClusterProfile
         Where the run will be worked on: says into how many blocks to cut it.
+    sbatch : int, optional
+        Write the script of a SLURM job array of so many parts, and cut blocks for these.
 
     Raises
     ------
@@ -107,6 +112,11 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     gzsurvey.errors.GZSurveyError
         Model, targets and source do not fit, or there is no room.
     """
+    planned = _plan(job, run, sbatch or cluster.expected_workers)
+    return planned if sbatch is None else replace(planned, script=write_job_array(run, sbatch, cluster))
+
+
+def _plan(job: Job, run: Path, workers: int) -> Plan:
     model = OnnxModel(job.model, job.recipe.provider)
     indexes = tuple(
         check_source(absolute(spec), model.card.preparation, politeness=job.recipe.politeness) for spec in job.sources
@@ -121,10 +131,10 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     _check_place(run, draft)
     run.mkdir(parents=True, exist_ok=True)
     with ledger.locked(run):
-        return _write(job, run, draft, cluster.expected_workers)
+        return _write(job, run, draft, workers)
 
 
-def dry_run(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
+def dry_run(job: Job, run: Path, cluster: ClusterProfile, sbatch: int | None = None) -> Plan:
     """Return what `plan` would do, with the same arguments, and write nothing.
 
     Raises
@@ -140,7 +150,7 @@ def dry_run(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     draft = _draft(job, model, indexes, identity(job, model.sha256, hashes, indexes), hashes)
     _check_place(run, draft)
     seen, demands = _look(job, draft)
-    return Plan(run, _record(job, draft, cluster.expected_workers, seen, demands), seen)
+    return Plan(run, _record(job, draft, sbatch or cluster.expected_workers, seen, demands), seen)
 
 
 def _draft(
