@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gzsurvey.errors import ClusterError
+from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import ClusterProfile
+
+logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 """A scheduler that runs answers at once."""
+NO_PAGES: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+"""Options of a scheduler that shows nothing to others; it listens at some port all the same."""
 KEEP_SECONDS = 5.0
 """Between looks at a place without workers."""
 RETRIES = 3
@@ -105,6 +110,7 @@ def local(profile: ClusterProfile, _run: Path) -> Iterator[Place]:
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
+            scheduler_kwargs=NO_PAGES,
             memory_limit=0,
             silence_logs=logging.CRITICAL,
         )
@@ -126,11 +132,17 @@ def one_per_gpu(profile: ClusterProfile, _run: Path) -> Iterator[Place]:
         f"gpu-{device}": {"cls": Nanny, "options": common | {"env": {"CUDA_VISIBLE_DEVICES": device}}}
         for device in devices[: profile.workers]
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | NO_PAGES}
     with deaf_to_ctrl_c():
         cluster = SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)  # type: ignore[no-untyped-call]
     with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
         yield Place(client, "the GPUs of this machine", "see whether 'gzsurvey doctor' finds them")
+
+
+def say(line: str) -> None:
+    """Tell the user, and the log."""
+    logger.warning(line)
+    Progress.say(line)
 
 
 @contextmanager
