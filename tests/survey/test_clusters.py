@@ -206,6 +206,7 @@ def test_jobs_are_submitted_replaced_and_cancelled(
             return (tmp_path / "bin/job-2.json").exists() and len(workers.place.workers) == 2
 
         wait_for(replaced, "the job that ended was not replaced")
+    assert not (tmp_path / "bin/job-3.json").exists()
     wait_for(lambda: not alive(tmp_path / "bin/job-2.json"), "the last job was not cancelled")
     assert list((run_dir / "logs").glob("worker-*.log"))
     assert run(run_dir, profile).finished == 3

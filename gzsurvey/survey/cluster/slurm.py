@@ -122,6 +122,8 @@ class JobKeeper:
         now = time.monotonic()
         lost = [job for job in list(self.cluster.worker_spec) if self._is_lost(job, names, now)]
         if lost and now - self._refused > ASK_SECONDS:
+            for job in lost:
+                self._seen.pop(job, None)  # the next job may bear its name
             self.cluster.sync(self.cluster.scale_down, lost)
             try:
                 self.submit()
