@@ -48,7 +48,7 @@ def test_the_commands_of_the_page_work_in_every_place(tmp_path: Path) -> None:
 
 
 def until_finished(run: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while status(run).unfinished:
         assert time.monotonic() < deadline, run
         time.sleep(0.2)
