@@ -136,6 +136,15 @@ def test_what_is_missing_is_one_line(run_dir: Path, monkeypatch: pytest.MonkeyPa
         run(run_dir, load_cluster("gpus"))
 
 
+def test_jobs_that_slurm_refuses_are_one_line(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nowhere' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ClusterError, match="SLURM refuses its jobs: sbatch: error: invalid partition"):
+        run(run_dir, ClusterProfile(kind="slurm", workers=2, job=SlurmJob(partition="nowhere")))
+
+
 def test_another_python_or_dask_is_named() -> None:
     def about(**other: str) -> dict[str, Any]:
         return {"packages": {"python": "3.11.2.final.0", "dask": "2026.8.0", "distributed": "2026.8.0"} | other}

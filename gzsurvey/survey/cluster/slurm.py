@@ -114,8 +114,17 @@ class JobKeeper:
         try:
             self.cluster.sync(_settled, self.cluster)
         except RuntimeError as error:
+            self._give_up_refused()
             said = [line for line in str(error).splitlines() if line.strip()]
             raise ClusterError("--cluster slurm", f"SLURM refuses its jobs: {said[-1] if said else error}") from None
+
+    def _give_up_refused(self) -> None:
+        """Mark jobs that were never submitted: a cluster with others than ended ones does not close."""
+        from distributed.core import Status
+
+        for job in self.cluster.workers.values():
+            if job.job_id is None:
+                job.status = Status.failed
 
     def keep(self, names: Collection[str]) -> None:
         """Replace the jobs whose workers have gone."""
@@ -152,7 +161,10 @@ class JobKeeper:
 
 
 async def _settled(cluster: Any) -> None:
+    """Wait until all jobs are submitted; a cluster keeps it to itself when one is not, the job says so."""
     await cluster
+    for job in list(cluster.workers.values()):
+        await job
 
 
 @contextmanager
