@@ -38,6 +38,7 @@ from gzsurvey.survey.preview import Look, draw, look, sample_rows
 from gzsurvey.survey.record import (
     ColumnRecord,
     CutRecord,
+    PlannedModel,
     RunRecord,
     SourceRecord,
     check_same,
@@ -299,6 +300,11 @@ def _record(job: Job, draft: _Draft, workers: int, seen: Look, demands: Sequence
         campaigns=job.campaigns,
         cuts=tuple(CutRecord(**asdict(cut)) for cut in draft.targets.cuts),
         notes=(*draft.targets.notes, *map(str, demands)),
+        planned_on=PlannedModel(
+            provider=draft.model.provider,
+            precision=draft.model.card.precision,
+            onnxruntime=draft.model.versions["onnxruntime"],
+        ),
         estimate=estimate,
         versions={"gzsurvey": importlib.metadata.version("gzsurvey"), **draft.model.versions},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
