@@ -151,7 +151,7 @@ def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
 def _work(task: BlockTask, run: Path, started: float) -> ledger.LedgerEntry:
     HOSTS.share(task.workers)
     runtime = open_runtime(run, task.session, task.threads)
-    block = runtime.record.blocks[task.block]
+    block = runtime.record.block(task.block)
     targets = read_block_targets(run, task.block)
     rows, todo = _rows_to_fill(runtime, block, targets, task.retry)
     fill(runtime, block, targets, todo, rows)
