@@ -176,13 +176,13 @@ class Targets:
             without positions), where there are such ``r50``, ``r90`` (arcsec, NaN: unknown) and ``image``, and
             ``keep:NAME`` for kept columns.
         """
-        by = ("healpix_29", ID) if self.table.has_positions else (ROW,)
+        by, kept = ("healpix_29", ID) if self.table.has_positions else (ROW,), self._kept
         for masked in self.spool.read(by, length):
-            yield {name: self._plain(name, values) for name, values in masked.items() if name != ROW}
-
-    def _plain(self, name: str, values: Any) -> NDArray[Any]:
-        dtype, null = self._kept.get(name, (values.dtype, None))
-        return plain(values, dtype, null)
+            yield {
+                name: plain(values, *kept.get(name, (values.dtype, None)))
+                for name, values in masked.items()
+                if name != ROW
+            }
 
     @cached_property
     def _kept(self) -> dict[str, tuple[np.dtype[Any], int | None]]:
@@ -275,7 +275,7 @@ def _take(file: TableFile, start: int, chunk: Chunk, reading: _Reading) -> None:
     notes: list[str] = []
     part = _part(file, table, chunk, start + index, notes)
     reading.notes |= dict.fromkeys(notes)
-    part = {ROW: part[ROW] + reading.starts[-1]} | part
+    part[ROW] = part[ROW] + reading.starts[-1]
     for name, region, inside in (("footprint", options.footprint, True), ("exclude", options.exclude, False)):
         if region is not None:
             ra, dec = part["ra"].data, part["dec"].data
