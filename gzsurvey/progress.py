@@ -84,10 +84,12 @@ def is_first_process() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Return `seconds` as a short text: ``42s``, ``3m10s``, ``5h02m``."""
+    """Return `seconds` as a short text: ``42s``, ``3m10s``, ``5h02m``, ``12d03h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 4 * 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"

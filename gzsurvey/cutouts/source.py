@@ -91,12 +91,16 @@ class Demand:
     """Of replies, by those seen so far; NaN: none was."""
     requests_per_s: float
 
+    @property
+    def seconds(self) -> float:
+        """How long it takes at least."""
+        return self.requests / self.requests_per_s
+
     def __str__(self) -> str:
         size = "" if self.bytes != self.bytes else f" for about {self.bytes / 1e6:,.1f} MB"
-        seconds = self.requests / self.requests_per_s
         return (
             f"{self.requests:,} requests of {self.host}{size}, at most {self.requests_per_s:g} a second: "
-            f"{duration(seconds)} or longer"
+            f"{duration(self.seconds)} or longer"
         )
 
 
@@ -117,5 +121,5 @@ class RemoteSource(CutoutSource, Protocol):
     def demand(
         self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], fov_arcsec: NDArray[np.float64], /
     ) -> Demand:
-        """Return what cutouts at these positions and of these widths, shape (N,), will cost."""
+        """Return what the cutouts of one block, at these positions and of these widths, shape (N,), will cost."""
         ...

@@ -179,7 +179,7 @@ def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> led
     reporter.enter("opening model and sources")
     runtime = open_runtime(run, task.session, task.threads)
     retrieve = _retrieval(task, run, runtime)
-    block = runtime.record.blocks[task.block]
+    block = runtime.record.block(task.block)
     targets = read_block_targets(run, task.block)
     rows, todo = _rows_to_fill(runtime, block, targets, task.retry)
     reporter.rows = len(todo)
