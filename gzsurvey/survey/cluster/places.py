@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import signal
 import threading
@@ -48,6 +49,16 @@ class Place:
     remedy: str
     """What to do when there are no workers."""
     keeper: Keeper = field(default_factory=Nobody)
+
+    @property
+    def dashboard(self) -> str:
+        """Address of Dask's own page about the cluster; empty where it has none."""
+        if importlib.util.find_spec("bokeh") is None:
+            return ""
+        try:
+            return str(self.client.dashboard_link)
+        except KeyError:
+            return ""
 
     @property
     def workers(self) -> dict[str, dict[str, Any]]:
@@ -104,7 +115,7 @@ def local(profile: ClusterProfile, _run: Path) -> Iterator[Place]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=0,
             silence_logs=logging.CRITICAL,
         )
