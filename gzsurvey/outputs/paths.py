@@ -52,6 +52,24 @@ class RunPaths:
         return self.run / "metrics.jsonl"
 
     @property
+    def activities(self) -> Path:
+        """What each worker is doing now."""
+        return self.run / "workers"
+
+    def activity(self, worker: str) -> Path:
+        """What one worker is doing now."""
+        return self.activities / f"{worker}.json"
+
+    @property
+    def logs(self) -> Path:
+        """What happened to each block."""
+        return self.run / "logs"
+
+    def block_log(self, block: int) -> Path:
+        """What happened to one block, one JSON line each."""
+        return self.logs / f"block-{block:06d}.jsonl"
+
+    @property
     def model(self) -> Path:
         """Copy of the model file."""
         return self.run / "model.onnx"

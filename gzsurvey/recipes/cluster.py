@@ -11,6 +11,19 @@ from gzsurvey.recipes.base import Section, load
 from gzsurvey.resources import CLUSTERS, find
 
 
+class RetrievalPool(Section):
+    """Workers that fetch and prepare images for those that predict: where network nodes and GPU nodes differ."""
+
+    resource: str = "RETRIEVAL"
+    """They were started with ``--resources RETRIEVAL=1``."""
+    inference_resource: str = "GPU"
+    """Those that predict were started with ``--resources GPU=1``."""
+    piece_rows: Annotated[int, Field(ge=1, le=16_384)] = 256
+    """Images handed over at a time."""
+    pieces_ahead: Annotated[int, Field(ge=1, le=256)] = 8
+    """Pieces under way or waiting for each worker that predicts: bounds its memory, and is the back-pressure."""
+
+
 class ClusterProfile(Section):
     """A place to work: this process, a Dask cluster on this machine, or a running scheduler."""
 
@@ -24,6 +37,10 @@ class ClusterProfile(Section):
     address: str | None = None
     wait_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """How long to wait for the first worker."""
+    retrieval: RetrievalPool | None = None
+    """Workers that only fetch; by default each fetches for itself."""
+    stall_minutes: Annotated[float, Field(gt=0, le=1440)] = 10.0
+    """Without a step forward of any worker, after which a run says which blocks stand still, and where."""
 
     @model_validator(mode="after")
     def _address_belongs_to_its_kind(self) -> ClusterProfile:

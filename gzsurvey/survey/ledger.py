@@ -43,6 +43,8 @@ class LedgerEntry(Section):
     shards: dict[str, ShardRecord] = {}
     """By array name."""
     seconds: float
+    fetch_seconds: float = 0.0
+    """Of these, waiting for images."""
     provider: str = ""
     """What the model really ran on."""
     versions: dict[str, str] = {}
@@ -125,8 +127,9 @@ def pending(record: RunRecord, done: Mapping[int, LedgerEntry], retry: Collectio
 
 
 def clean(run: Path) -> None:
-    """Remove what an interrupted run left half-written."""
+    """Remove what an interrupted run left half-written, and what its workers said last."""
     shutil.rmtree(RunPaths(run).aside, ignore_errors=True)
+    shutil.rmtree(RunPaths(run).activities, ignore_errors=True)
     RunPaths(run).aside.mkdir(parents=True, exist_ok=True)
     RunPaths(run).ledger.mkdir(parents=True, exist_ok=True)
 

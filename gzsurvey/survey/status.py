@@ -13,7 +13,11 @@ from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.progress import duration
 from gzsurvey.status import DESCRIPTIONS, Status
 from gzsurvey.survey import ledger
+from gzsurvey.survey.activity import Activity, activities
 from gzsurvey.survey.record import RunRecord, read_record
+
+SHOWN = 20
+"""Workers in a summary."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Summary:
     """A process works on it now."""
     already_finished: int = 0
     """Blocks that were finished before this call."""
+    workers: tuple[Activity, ...] = ()
+    """What those that have a block are doing, or did last."""
 
     @property
     def unfinished(self) -> int:
@@ -63,6 +69,10 @@ class Summary:
             lines.append(f"  {rate:,.1f} galaxies/s, {duration((self.targets - done) / max(rate, 1e-9))} left")
         for block, cause in list(self.failed.items())[:5]:
             lines.append(f"  block {block} failed: {cause}")
+        for at_work in sorted(self.workers, key=Activity.still_seconds)[:SHOWN]:
+            lines.append(f"  {at_work} ({duration(at_work.still_seconds())} ago)")
+        if len(self.workers) > SHOWN:
+            lines.append(f"  and {len(self.workers) - SHOWN:,} more workers")
         return "\n".join(lines)
 
 
@@ -99,6 +109,7 @@ def summarise(run: Path, record: RunRecord, already_finished: int) -> Summary:
         worker_seconds=sum(entry.seconds for entry in done.values()),
         galaxies_per_second=_recent_rate(run),
         alive=ledger.is_alive(run),
+        workers=tuple(activities(run)),
         already_finished=already_finished,
     )
 
