@@ -6,6 +6,7 @@ import io
 import mmap
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,21 +50,41 @@ def open_fits(path: Path) -> FitsTable:
     gzsurvey.errors.TableError
         There is no such file, or no such table in it, or it is cut short.
     """
-    from astropy.io import fits
-
     try:
-        with fits.open(path) as hdus:
-            columns = tuple(_column(hdus[1].header, n) for n in range(1, hdus[1].header["TFIELDS"] + 1))
-            about, parameters = _about(hdus[0])
-            rows, start = hdus[1].header["NAXIS2"], hdus[1].fileinfo()["datLoc"]
-        dtype = np.dtype([(column.name, column.numpy) for column in columns])
+        about = path.stat()
+        head = _head(path, about.st_mtime_ns, about.st_ino)
         mapping = _mapped(path)
-        records = np.frombuffer(mapping, dtype, rows, start)
+        records = np.frombuffer(mapping, head.dtype, head.rows, head.start)
     except FileNotFoundError:
         raise TableError(str(path), "there is no such file") from None
     except (OSError, IndexError, KeyError, TypeError, ValueError) as error:
         raise TableError(str(path), f"cannot be read as a FITS catalogue: {' '.join(str(error).split())}") from None
-    return FitsTable(path, tuple(_described(c, about) for c in columns), parameters, records, mapping)
+    return FitsTable(path, head.columns, head.parameters, records, mapping)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What stands above the rows of a file."""
+
+    columns: tuple[Column, ...]
+    parameters: tuple[Parameter, ...]
+    dtype: np.dtype[Any]
+    rows: int
+    start: int
+    """Of the rows, in bytes."""
+
+
+@lru_cache(maxsize=16)
+def _head(path: Path, _mtime: int, _inode: int) -> _Head:
+    """Read the head of a file once, as long as it is the same file: it takes longer than finding a row."""
+    from astropy.io import fits
+
+    with fits.open(path) as hdus:
+        columns = tuple(_column(hdus[1].header, n) for n in range(1, hdus[1].header["TFIELDS"] + 1))
+        about, parameters = _about(hdus[0])
+        rows, start = hdus[1].header["NAXIS2"], hdus[1].fileinfo()["datLoc"]
+    dtype = np.dtype([(column.name, column.numpy) for column in columns])
+    return _Head(tuple(_described(column, about) for column in columns), parameters, dtype, rows, start)
 
 
 def decode(column: Column, cells: NDArray[Any]) -> NDArray[Any]:

@@ -37,7 +37,7 @@ class FinishedRun:
 
     run_dir: Path
     record: RunRecord
-    entries: Mapping[int, ledger.LedgerEntry]
+    entries: Mapping[int, ledger.BlockResult]
     """By block; a block without one counts as not finished."""
 
     @property

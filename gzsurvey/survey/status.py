@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from gzsurvey.survey.record import RunRecord, read_record
 
 SHOWN = 20
 """Workers in a summary."""
+
+_LINE_BYTES = 1024
+"""More than a line of metrics has."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def status(run: Path) -> Summary:
 def summarise(run: Path, record: RunRecord, already_finished: int) -> Summary:
     """Gather the ledger of a run."""
     entries = ledger.read_entries(run)
-    done = ledger.finished(run, record)
+    done = {number: entry for number, entry in entries.items() if entry.state == "done" and number < record.n_blocks}
     statuses: Counter[int] = Counter()
     for entry in done.values():
         statuses.update(entry.statuses)
@@ -117,8 +121,7 @@ def summarise(run: Path, record: RunRecord, already_finished: int) -> Summary:
 def _recent_rate(run: Path, blocks: int = 50) -> float:
     """Galaxies per second over the last blocks of the last session."""
     try:
-        lines = RunPaths(run).metrics.read_text(encoding="utf-8").splitlines()[-blocks:]
-        recent = [json.loads(line) for line in lines]
+        recent = [json.loads(line) for line in _last_lines(RunPaths(run).metrics, blocks)]
     except (OSError, ValueError):
         return float("nan")
     recent = [line for line in recent if recent and line["session"] == recent[-1]["session"]]
@@ -127,3 +130,12 @@ def _recent_rate(run: Path, blocks: int = 50) -> float:
     first, last = (datetime.fromisoformat(line["time"]) for line in (recent[0], recent[-1]))
     seconds = (last - first).total_seconds()
     return sum(line["rows"] for line in recent[1:]) / seconds if seconds > 0 else float("nan")
+
+
+def _last_lines(path: Path, count: int) -> list[bytes]:
+    """Return the last lines of a file, whatever its length."""
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - count * _LINE_BYTES)
+        file.seek(start)
+        lines = file.read().splitlines()
+    return lines[1 if start else 0 :][-count:]
