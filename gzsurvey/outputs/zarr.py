@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 import shutil
+import stat
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -243,8 +244,24 @@ def consolidate(path: Path) -> None:
 
 def shard_file(path: Path, name: str, block: int) -> Path:
     """Return the file that holds a block's rows of one array."""
-    two_dimensional = path / name / "c" / str(block) / "0"
-    return two_dimensional if two_dimensional.is_file() else path / name / "c" / str(block)
+    place = path / name / "c" / str(block)
+    while place.is_dir():  # one folder for each dimension after the first
+        place = place / "0"
+    return place
+
+
+def shard_size(path: Path, name: str, block: int) -> int:
+    """Return the bytes of `shard_file`; a big run asks a million times.
+
+    Raises
+    ------
+    OSError
+        There is no such file.
+    """
+    place = f"{path}/{name}/c/{block}"
+    while stat.S_ISDIR((found := os.stat(place)).st_mode):  # noqa: PTH116
+        place += "/0"
+    return found.st_size
 
 
 def settle(aside: Path, place: Path) -> None:
