@@ -5,30 +5,29 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol
 
 from gzsurvey.errors import ClusterError
 from gzsurvey.recipes.cluster import ClusterProfile
+from gzsurvey.survey.part import WHOLE, Part
+from gzsurvey.survey.worker import BlockSummary, BlockTask, process
 
 CONNECT_SECONDS = 10.0
 """A scheduler that runs answers at once."""
 NOISY = ("distributed", "distributed.client", "tornado.application", "tornado.general", "asyncio")
 """Loggers that print tracebacks of their own when a scheduler goes; `DaskPool.check` says it in a line."""
-P = ParamSpec("P")
-T = TypeVar("T")
+LOOK_SECONDS = 5.0
+"""Between looks at who the workers are."""
 
 
 class Pool(Protocol):
     """Workers that take blocks."""
-
-    @property
-    def executor(self) -> Executor:
-        """Takes functions of picklable arguments."""
-        ...
 
     @property
     def workers(self) -> int:
@@ -36,8 +35,17 @@ class Pool(Protocol):
         ...
 
     @property
+    def fetching(self) -> int:
+        """Of these, the processes that fetch: they share what a host may be asked for."""
+        ...
+
+    @property
     def window(self) -> int:
         """Blocks to hand out at a time."""
+        ...
+
+    def submit(self, task: BlockTask, elsewhere_than: str, /) -> Future[BlockSummary]:
+        """Hand out a block, to another worker than one that failed where there is another."""
         ...
 
     def check(self) -> None:
@@ -45,22 +53,25 @@ class Pool(Protocol):
         ...
 
 
-class SerialExecutor(Executor):
-    """Works on what is submitted at once, in this process."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call `fn` now; an interruption leaves this function, other errors wait in the future."""
-        future: Future[T] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
 class SerialPool:
-    """One block at a time in this process: for debugging, and for small jobs."""
+    """One block at a time in this process: for debugging, for small jobs, for one part of several.
 
-    executor: Executor = SerialExecutor()
-    workers = 1
+    Parameters
+    ----------
+    processes : int
+        How many such processes there are: they share what hosts may be asked for.
+    """
+
     window = 1
+
+    def __init__(self, processes: int = 1) -> None:
+        self.workers = self.fetching = processes
+
+    def submit(self, task: BlockTask, _elsewhere_than: str, /) -> Future[BlockSummary]:
+        """Work on a block now; an interruption leaves this function."""
+        future: Future[BlockSummary] = Future()
+        future.set_result(process(task))
+        return future
 
     def check(self) -> None:
         """Do nothing: this process is here."""
@@ -79,12 +90,44 @@ class DaskPool:
 
     def __init__(self, client: Any, profile: ClusterProfile) -> None:
         self._client, self._profile = client, profile
-        self.executor: Executor = client.get_executor(pure=False)
+        self._found: dict[str, set[str]] = {}
+        self._looked = -LOOK_SECONDS
+        retrieval = profile.retrieval
+        self._options = {} if retrieval is None else {"resources": {retrieval.inference_resource: 1}}
 
     @property
     def workers(self) -> int:
-        """Processes there are now."""
-        return max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+        """Processes that predict now."""
+        return max(len(self._predicting()), 1)
+
+    @property
+    def fetching(self) -> int:
+        """Processes that fetch now."""
+        retrieval = self._profile.retrieval
+        return self.workers if retrieval is None else max(len(self._having(retrieval.resource)), 1)
+
+    def submit(self, task: BlockTask, elsewhere_than: str, /) -> Future[BlockSummary]:
+        """Hand out a block, to another worker than one that failed where there is another."""
+        others = [worker for worker in self._predicting() if worker != elsewhere_than]
+        place = {"workers": others, "allow_other_workers": True} if elsewhere_than and others else {}
+        executor = self._client.get_executor(pure=False, **self._options, **place)
+        future: Future[BlockSummary] = executor.submit(process_on_worker, task)
+        return future
+
+    def _predicting(self) -> set[str]:
+        retrieval = self._profile.retrieval
+        return set(self._workers()) if retrieval is None else self._having(retrieval.inference_resource)
+
+    def _having(self, resource: str) -> set[str]:
+        return {worker for worker, resources in self._workers().items() if resource in resources}
+
+    def _workers(self) -> dict[str, set[str]]:
+        """Return every worker with its resources, asked of the scheduler at most every few seconds."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            known = self._client.scheduler_info(n_workers=-1)["workers"]
+            self._found = {address: set(about.get("resources") or {}) for address, about in known.items()}
+            self._looked = time.monotonic()
+        return self._found
 
     @property
     def window(self) -> int:
@@ -100,7 +143,7 @@ class DaskPool:
 
 
 @contextmanager
-def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
+def open_pool(profile: ClusterProfile, run: Path, part: Part = WHOLE) -> Iterator[Pool]:
     """Start or reach the workers of a profile, and let them go afterwards.
 
     Parameters
@@ -109,6 +152,8 @@ def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
         Where to work.
     run : Path
         The RUN that every worker must see.
+    part : Part
+        Which part of it this process works on.
 
     Raises
     ------
@@ -116,7 +161,7 @@ def open_pool(profile: ClusterProfile, run: Path) -> Iterator[Pool]:
         There is no scheduler, there are no workers, or they cannot do the work.
     """
     if profile.kind == "none":
-        yield SerialPool()
+        yield SerialPool(part.of)
         return
     with _client(profile) as client:
         _check_workers(client, profile, run)
@@ -192,6 +237,13 @@ def _check_workers(client: Any, profile: ClusterProfile, run: Path) -> None:
             raise ClusterError(where, f"worker {worker} has gzsurvey {version}, this is {here[0]}; install the same")
         if not sees_run:
             raise ClusterError(where, f"worker {worker} does not see {run.resolve()}; RUN must be on a shared disk")
+
+
+def process_on_worker(task: BlockTask) -> BlockSummary:
+    """Process a block, and say which worker did."""
+    from distributed import get_worker
+
+    return replace(process(task), worker=str(get_worker().address))
 
 
 def _look_around(run: str) -> tuple[str, bool]:

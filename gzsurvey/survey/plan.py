@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.source import Demand, RemoteSource
-from gzsurvey.errors import RecipeError
+from gzsurvey.errors import DiskFull, RecipeError
 from gzsurvey.inference import OnnxModel, choose_batch_size
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import create_arrays, settle
@@ -27,6 +28,7 @@ from gzsurvey.survey import costs, ledger
 from gzsurvey.survey.draft import DraftedTargets, draft_targets, expected_arrays, open_target_table
 from gzsurvey.survey.inputs import absolute, identity, short_names, targets_sha256
 from gzsurvey.survey.job import Job
+from gzsurvey.survey.job_array import write_job_array
 from gzsurvey.survey.layout import group_attributes
 from gzsurvey.survey.preview import Look, draw, look, sample_rows
 from gzsurvey.survey.record import (
@@ -39,6 +41,7 @@ from gzsurvey.survey.record import (
     write_record,
 )
 from gzsurvey.survey.targets_file import read_some_targets
+from gzsurvey.survey.worker import NO_SPACE
 
 OURS = {"run.json", "run.lock", "aside", "targets.parquet", "model.onnx", "predictions.zarr", "ledger", "preview.png",
         "environment.txt", "moc"}  # fmt: skip
@@ -52,6 +55,8 @@ class Plan:
     record: RunRecord
     look: Look | None = None
     """None: the RUN was planned before."""
+    script: Path | None = None
+    """Of its job array."""
 
     def __str__(self) -> str:
         record = self.record
@@ -59,10 +64,9 @@ class Plan:
         lines += [f"  {cut.name}: {cut.before:,} -> {cut.after:,}" for cut in record.cuts if cut.before != cut.after]
         lines += [f"  {note}" for note in record.notes]
         lines += [f"  {line}" for line in costs.lines(record.estimate)]
-        if self.look is None:
-            lines.append("  planned before; nothing to change")
-            return "\n".join(lines)
-        return "\n".join(lines + [f"  {line}" for line in self.look.lines()])
+        lines += [f"  {line}" for line in self.look.lines()] if self.look else ["  planned before; nothing to change"]
+        lines += [f"  job array: sbatch {shlex.quote(str(self.script))}"] if self.script else []
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class _Draft:
     record: RunRecord
 
 
-def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
+def plan(job: Job, run: Path, cluster: ClusterProfile, sbatch: int | None = None) -> Plan:
     """Plan a run: read and cut the targets, make the arrays, take a first look.
 
     Targets pass chunk by chunk and are sorted on the disk of RUN: memory does not grow with their number.
@@ -101,6 +105,8 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
         The RUN directory. Planned before from the same inputs: kept as it is.
     cluster : ClusterProfile
         Where the run will be worked on: says into how many blocks to cut it.
+    sbatch : int, optional
+        Write the script of a SLURM job array of so many parts, and cut blocks for these.
 
     Raises
     ------
@@ -109,6 +115,11 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     gzsurvey.errors.GZSurveyError
         Model, targets and source do not fit, or there is no room.
     """
+    planned = _plan(job, run, sbatch or cluster.expected_workers)
+    return planned if sbatch is None else replace(planned, script=write_job_array(run, sbatch, cluster))
+
+
+def _plan(job: Job, run: Path, workers: int) -> Plan:
     asked = _asked(job)
     if RunPaths(run).plan.exists():
         record = read_record(run)
@@ -118,11 +129,10 @@ def plan(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     to_sort, results = _bytes_per_target(asked, table)
     room = costs.Room.of(run, max(to_sort, to_sort / costs.TIMES_SPOOLED + results))
     with _new_run(run) as folder:
-        draft = _draft(asked, table, folder, cluster.expected_workers, [room])
-        return _write(run, draft)
+        return _write(run, _draft(asked, table, folder, workers, [room]))
 
 
-def dry_run(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
+def dry_run(job: Job, run: Path, cluster: ClusterProfile, sbatch: int | None = None) -> Plan:
     """Return what `plan` would do, with the same arguments, and write nothing in RUN.
 
     Targets are sorted in the system's folder for temporary files (``TMPDIR``).
@@ -138,7 +148,7 @@ def dry_run(job: Job, run: Path, cluster: ClusterProfile) -> Plan:
     to_sort, results = _bytes_per_target(asked, table)
     with tempfile.TemporaryDirectory(prefix="gzsurvey-plan-") as folder:
         rooms = [costs.Room.of(Path(folder), to_sort), costs.Room.of(run, to_sort / costs.TIMES_SPOOLED + results)]
-        draft = _draft(asked, table, Path(folder), cluster.expected_workers, rooms)
+        draft = _draft(asked, table, Path(folder), sbatch or cluster.expected_workers, rooms)
         return Plan(run, draft.record, draft.look)
 
 
@@ -172,8 +182,10 @@ def _new_run(run: Path) -> Iterator[Path]:
         try:
             ledger.clean(run)
             yield RunPaths(run).aside / "draft"
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(run if fresh else RunPaths(run).aside, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise DiskFull(run) from None
             raise
         shutil.rmtree(RunPaths(run).aside / "draft", ignore_errors=True)
 
