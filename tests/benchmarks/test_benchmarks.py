@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bench_classify
 import bench_inference
+import bench_plan
 import bench_pretrain as bench
 import contestant_gzsurvey as contestant
 import numpy as np
@@ -114,3 +115,10 @@ def test_a_classification_is_measured_to_the_end(pictures: Path) -> None:
     quick = ["--images", str(pictures), "--count", "64", "--encoder", "test_resnet", "--size", "32", "--rounds", "1"]
     table = bench_classify.main([*quick, "--seconds", "0.01", "--threads", "1"])
     assert re.search(r"\| end to end / the bound \| [\d.]+", table)
+
+
+@pytest.mark.slow
+def test_planning_is_measured_to_the_end() -> None:
+    table = bench_plan.main(["--targets", "2000"])
+    assert re.search(r"\| 2,000 \| fits \| [\d.]+ \| [\d.]+ \| [\d,]+ \| [\d,]+ MB \|", table)
+    assert "| 2,000 | parquet |" in table
