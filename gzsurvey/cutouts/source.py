@@ -90,6 +90,8 @@ class Demand:
     bytes: float
     """Of replies, by those seen so far; NaN: none was."""
     requests_per_s: float
+    estimated: bool = False
+    """Whether only some blocks of the run were counted."""
 
     @property
     def seconds(self) -> float:
@@ -98,9 +100,10 @@ class Demand:
 
     def __str__(self) -> str:
         size = "" if self.bytes != self.bytes else f" for about {self.bytes / 1e6:,.1f} MB"
+        about, counted = ("about ", ", by some of the blocks") if self.estimated else ("", "")
         return (
-            f"{self.requests:,} requests of {self.host}{size}, at most {self.requests_per_s:g} a second: "
-            f"{duration(self.seconds)} or longer"
+            f"{about}{self.requests:,} requests of {self.host}{size}, at most {self.requests_per_s:g} a second: "
+            f"{duration(self.seconds)} or longer{counted}"
         )
 
 

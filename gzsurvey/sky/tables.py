@@ -23,6 +23,7 @@ ROWS_PER_CHUNK = 262_144
 """Rows read at a time: some 100 MB of twenty columns."""
 VOTABLE_ROWS = 10_000_000
 """Most rows of a VOTable, which is read whole."""
+_BUFFER_BYTES = 1 << 20
 Chunk = dict[str, "np.ma.MaskedArray[Any, Any]"]
 """Columns of one run of rows; masked where a value is null."""
 
@@ -204,17 +205,21 @@ def _open_votable(path: Path) -> TableFile:
 
     from astropy.io.votable import parse_single_table
 
-    rows = _votable_rows(path)
+    _check_votable_rows(path, _votable_rows(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = parse_single_table(path).to_table(use_names_over_ids=True)
+    _check_votable_rows(path, len(table))
+    return _from_astropy(path, table)
+
+
+def _check_votable_rows(path: Path, rows: int) -> None:
     if rows > VOTABLE_ROWS:
         raise TableError(
             str(path),
             f"has {rows:,} rows, and a VOTable of more than {VOTABLE_ROWS:,} is not read; convert it, e.g. "
             f"stilts tcopy in={path.name} out={path.name.split('.')[0]}.fits",
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        table = parse_single_table(path).to_table(use_names_over_ids=True)
-    return _from_astropy(path, table)
 
 
 def _votable_rows(path: Path) -> int:
@@ -253,34 +258,38 @@ def _from_astropy(path: Path, table: Any) -> TableFile:
 
 
 def _open_parquet(path: Path) -> TableFile:
-    import pyarrow.dataset as ds
-
-    return _from_arrow(path, ds.dataset(path, format="parquet"))
+    return _from_parquet(path, [path])
 
 
 def _open_hats(path: Path) -> TableFile:
-    import pyarrow.dataset as ds
-
     inside = next((p for p in (path / "dataset", path / "catalogue" / "dataset", path / "catalog" / "dataset")
                    if p.is_dir()), path)  # fmt: skip
     files = sorted(inside.rglob("*.parquet"))
     if not files:
         raise TableError(str(path), "is a directory without Parquet files; give a HATS directory or a quoted glob")
-    return _from_arrow(path, ds.dataset(files, format="parquet"))
+    return _from_parquet(path, files)
 
 
-def _from_arrow(path: Path, dataset: Any) -> TableFile:
-    columns = {field.name: _arrow_info(field) for field in dataset.schema}
-    votable = (dataset.schema.metadata or {}).get(b"IVOA.VOTable-Parquet.content")
+def _from_parquet(path: Path, files: Sequence[Path]) -> TableFile:
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(files[0])
+    columns = {field.name: _arrow_info(field) for field in schema}
+    votable = (schema.metadata or {}).get(b"IVOA.VOTable-Parquet.content")
     if votable:
         columns |= {name: info for name, info in _votable_infos(votable).items() if name in columns}
 
     def read(names: Sequence[str]) -> Iterator[Chunk]:
-        ahead = {"batch_readahead": 1, "fragment_readahead": 1}
-        for batch in dataset.to_batches(columns=list(names), batch_size=ROWS_PER_CHUNK, **ahead):
-            yield {name: _from_arrow_array(batch.column(name)) for name in names}
+        for part in files:
+            # Through a small buffer: by default whole row groups are read ahead.
+            with pq.ParquetFile(part, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+                lacking = [name for name in names if name not in file.schema_arrow.names]
+                if lacking:
+                    raise TableError(str(part), f"has no column {lacking[0]!r}, which {files[0].name} has")
+                for batch in file.iter_batches(ROWS_PER_CHUNK, columns=list(names)):
+                    yield {name: _from_arrow_array(batch.column(name)) for name in names}
 
-    return TableFile(path, columns, read, rows=dataset.count_rows())
+    return TableFile(path, columns, read, rows=sum(pq.read_metadata(part).num_rows for part in files))
 
 
 def _arrow_info(field: Any) -> ColumnInfo:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from gzsurvey.errors import RecipeError, TableError
@@ -25,6 +26,8 @@ CLOSE_ARCSEC = 1.0
 """Targets nearer to each other than this are counted and said."""
 KEPT = "keep:"
 """Prefix of kept columns, so that they never meet ours."""
+_MANY = 1_000_000
+"""Rows that take longer than a moment."""
 ROWS_NAMED = 5
 """Rows that an error names at most."""
 
@@ -241,6 +244,7 @@ def read_targets(table: TargetTable, spool: Spool, room: Callable[[int], None]) 
             rows = len(chunk[table.roles.id[0]])
             _take(file, start, chunk, reading)
             progress.advance(rows)
+    progress.finish()
     return _finish(reading)
 
 
@@ -256,7 +260,7 @@ def _chunks(file: TableFile, table: TargetTable) -> Iterator[tuple[int, Chunk]]:
         for chunk in file.read(list(wanted)):
             yield start, chunk
             start += len(chunk[roles.id[0]])
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise TableError(str(file.path), f"cannot be read: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -370,6 +374,8 @@ def _finish(reading: _Reading) -> Targets:
         others = spool.count()
         reading.cut("exclude run", left, others)
         left = others
+    if left > _MANY:
+        Progress.say(f"looking for repeated ids among {left:,}")
     repeated = spool.count_repeated() if left else 0
     if repeated and options.duplicates == "refuse":
         raise _repeated(reading, repeated)

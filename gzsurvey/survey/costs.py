@@ -79,16 +79,18 @@ def demand(source: RemoteSource, targets: DraftedTargets) -> Demand:
     """Return what a run will ask of a host: block by block, for a long run by some of its blocks."""
     blocks = count(targets.rows, targets.block_rows)
     asked = np.unique(np.linspace(0, blocks - 1, min(blocks, BLOCKS_ASKED)).astype(int))
-    rows, found = 0, []
+    found, rows = [], []
     for block in asked.tolist():
         columns = read_block_targets(targets.folder, block, ["ra", "dec", "cutout_width"])
         found.append(source.demand(columns["ra"], columns["dec"], columns["cutout_width"]))
-        rows += len(columns["ra"])
-    share = targets.rows / rows
+        rows.append(len(columns["ra"]))
+    share = targets.rows / sum(rows)
+    per_target = {part.requests / n for part, n in zip(found, rows, strict=True)}
     return replace(
         found[0],
         requests=round(sum(part.requests for part in found) * share),
         bytes=sum(part.bytes for part in found) * share,
+        estimated=len(asked) < blocks and len(per_target) > 1,
     )
 
 

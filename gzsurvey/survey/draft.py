@@ -139,6 +139,7 @@ def _write(job: Job, card: Card, targets: Targets, folder: Path, length: int) ->
             if targets.table.has_positions:
                 pairs.add(columns["ra"], columns["dec"])
             progress.advance(len(width))
+    progress.finish()
     sizes = (f"{unknown:,} targets have no size: they get the smallest cutout",) if unknown else ()
     return (*close_pairs_note(pairs.finish()), *sizes)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.source import Demand, RemoteSource
-from gzsurvey.errors import RecipeError
+from gzsurvey.errors import DiskFull, RecipeError
 from gzsurvey.inference import OnnxModel, choose_batch_size
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import create_arrays, settle
@@ -42,6 +42,7 @@ from gzsurvey.survey.record import (
     write_record,
 )
 from gzsurvey.survey.targets_file import read_some_targets
+from gzsurvey.survey.worker import NO_SPACE
 
 OURS = {"run.json", "run.lock", "aside", "targets.parquet", "model.onnx", "predictions.zarr", "ledger", "preview.png",
         "environment.txt", "moc"}  # fmt: skip
@@ -129,8 +130,7 @@ def _plan(job: Job, run: Path, workers: int) -> Plan:
     to_sort, results = _bytes_per_target(asked, table)
     room = costs.Room.of(run, max(to_sort, to_sort / costs.TIMES_SPOOLED + results))
     with _new_run(run) as folder:
-        draft = _draft(asked, table, folder, workers, [room])
-        return _write(run, draft)
+        return _write(run, _draft(asked, table, folder, workers, [room]))
 
 
 def dry_run(job: Job, run: Path, cluster: ClusterProfile, sbatch: int | None = None) -> Plan:
@@ -183,8 +183,10 @@ def _new_run(run: Path) -> Iterator[Path]:
         try:
             ledger.clean(run)
             yield RunPaths(run).aside / "draft"
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(run if fresh else RunPaths(run).aside, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise DiskFull(run) from None
             raise
         shutil.rmtree(RunPaths(run).aside / "draft", ignore_errors=True)
 

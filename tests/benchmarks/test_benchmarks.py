@@ -9,6 +9,7 @@ from pathlib import Path
 import bench_classify
 import bench_engine
 import bench_inference
+import bench_plan
 import bench_pretrain as bench
 import contestant_gzsurvey as contestant
 import numpy as np
@@ -138,3 +139,10 @@ def test_memory_that_grows_is_seen(tmp_path: Path) -> None:
     assert slopes["growing"] == (119.5, 129.0, pytest.approx(19 / 119.5))
     bench_engine.write_memory(memory.samples, tmp_path / "memory.csv")
     assert (tmp_path / "memory.csv").read_text().startswith("seconds,flat,growing\n0,100.0,100.0\n")
+
+
+@pytest.mark.slow
+def test_planning_is_measured_to_the_end() -> None:
+    table = bench_plan.main(["--targets", "2000"])
+    assert re.search(r"\| 2,000 \| fits \| [\d.]+ \| [\d.]+ \| [\d,]+ \| [\d,]+ MB \|", table)
+    assert "| 2,000 | parquet |" in table

@@ -107,13 +107,17 @@ def test_blocks_and_checked_rows_of_a_huge_run_cost_nothing(model: Path, targets
 
 
 class Counting:
-    """A service that takes one request per target."""
+    """A service that takes one request per target, or one per tile of a fifth of a degree."""
 
     name = "counting"
 
+    def __init__(self, tiles: bool) -> None:
+        self.tiles = tiles
+
     def demand(self, ra: np.ndarray, dec: np.ndarray, fov: np.ndarray) -> Demand:
         assert len(ra) == len(dec) == len(fov)
-        return Demand("host", len(ra), 1e3 * len(ra), 10.0)
+        asked = len(set(zip(ra * 5 // 1, dec * 5 // 1, strict=True))) if self.tiles else len(ra)
+        return Demand("host", asked, 1e3 * asked, 10.0)
 
 
 def drafted(model: Path, table: Path, folder: Path) -> DraftedTargets:
@@ -126,8 +130,13 @@ def test_requests_are_counted_by_some_blocks_and_too_many_are_refused(
 ) -> None:
     targets = drafted(model, tiny.write_targets(tmp_path / "t.csv", 2000), tmp_path / "draft")
     monkeypatch.setattr(costs, "BLOCKS_ASKED", 3)
-    asked = costs.demand(Counting(), targets)  # type: ignore[arg-type]
+    asked = costs.demand(Counting(tiles=False), targets)  # type: ignore[arg-type]
     assert (asked.requests, asked.bytes) == (2000, pytest.approx(2e6))
+    assert str(asked) == "2,000 requests of host for about 2.0 MB, at most 10 a second: 3m20s or longer"
+    tiles = costs.demand(Counting(tiles=True), targets)  # type: ignore[arg-type]
+    assert 40 <= tiles.requests <= 160
+    assert str(tiles).startswith("about ")
+    assert str(tiles).endswith(", by some of the blocks")
     costs.check_politeness([asked], Politeness())
     years = replace(asked, requests=10**9)
     assert "1157d09h or longer" in str(years)
