@@ -4,15 +4,17 @@
 
     python tests/benchmarks/bench_engine.py overhead --targets 60000 --rounds 3
     python tests/benchmarks/bench_engine.py split --targets 20000 --rounds 3
+    python tests/benchmarks/bench_engine.py overlap --targets 4000 --rounds 3
     python tests/benchmarks/bench_engine.py scale --folder BIG --targets 10000 100000 1000000
     python tests/benchmarks/bench_engine.py scale --folder BIG --targets 10000000 --memory memory.csv
 
 A real model of next to no cost (one convolution, 64 features) on galaxies that are drawn at next to no cost
 (``synthetic:``), so that what is measured is the engine. ``overhead``: the bare loop (fetch, prepare, predict; nothing
 kept) in one and in two processes at once, and `run` in this process, on one and on two Dask workers, taking turns.
-``split``: two workers that fetch and predict, against one that predicts and one that fetches for it. ``scale``: `plan`,
-`run` and `publish` of so many targets, on a scheduler and two workers in processes of their own, whose memory is read
-every few seconds. Prints Markdown, and one line of JSON.
+``split``: two workers that fetch and predict, against one that predicts and one that fetches for it. ``overlap``: a
+source that waits for each image as for a network, a model, and `run`, which is to take as long as the slower of the
+two. ``scale``: `plan`, `run` and `publish` of so many targets, on a scheduler and two workers in processes of their
+own, whose memory is read every few seconds. Prints Markdown, and one line of JSON.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,10 +45,11 @@ sys.path.append(str(HERE.parent))
 from survey import tiny
 from survey.processes import Cluster, cluster
 
+from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.inference import predict
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.recipes.cluster import ClusterProfile, RetrievalPool
-from gzsurvey.survey import plan, run
+from gzsurvey.survey import plan, run, worker
 from gzsurvey.survey.record import read_record
 from gzsurvey.survey.sources import requests
 from gzsurvey.survey.targets_file import read_block_targets
@@ -183,6 +187,44 @@ def split(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
         )
 
 
+class Waiting:
+    """Waits before each picture, as for a network; needs no processor meanwhile."""
+
+    name, seconds, size = "synthetic:", 0.001, 128
+
+    def fetch(self, requests: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss]]:
+        """Yield the same picture for each request, after a wait."""
+        picture = np.random.default_rng(5).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
+        for request in requests:
+            time.sleep(self.seconds)
+            yield request.row, Cutout(picture, image_set=self.name)
+
+
+def overlap(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+    """Galaxies per second of fetching and preparing alone, of a model of about the same speed alone, and of a run."""
+    tiny.write_model(folder / "model.onnx", size=Waiting.size, features=128)
+    write_targets(folder / f"targets-{options.targets}.parquet", options.targets)
+    template = planned(folder, options.targets, "template", 1)
+    worker.open_sources = lambda *_: (Waiting(),)  # type: ignore[assignment]
+    runtime = open_runtime(template, "overlap", 1)
+    block = read_block_targets(template, 0)
+    wanted = requests(block, range(len(block["id"])), runtime.model.card.preparation)
+    images = [image for _, _, image in runtime.fetcher(wanted)]
+
+    def fetching() -> float:
+        start = time.perf_counter()
+        assert sum(1 for _ in runtime.fetcher(wanted)) == len(wanted)
+        return len(wanted) / (time.perf_counter() - start)
+
+    def predicting() -> float:
+        start = time.perf_counter()
+        assert sum(len(batch.rows) for batch in predict(runtime.model, enumerate(images))) == len(images)
+        return len(images) / (time.perf_counter() - start)
+
+    running = lambda: engine(template, "run", ClusterProfile(kind="none", threads=1))  # noqa: E731
+    return in_turns({"fetching alone": fetching, "the model alone": predicting, "run": running}, options.rounds)
+
+
 @dataclass
 class Memory:
     """Resident memory of named processes, sampled until stopped."""
@@ -307,7 +349,7 @@ def shown_memory(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="what", required=True)
-    for name in ("overhead", "split"):
+    for name in ("overhead", "split", "overlap"):
         part = parts.add_parser(name)
         part.add_argument("--targets", type=int, default=60_000)
         part.add_argument("--rounds", type=int, default=3)
@@ -332,7 +374,7 @@ def main() -> None:
             print("\n".join(map(shown_scale, found)), shown_memory(found[-1]), sep="\n\n")
             print(json.dumps(about | {"found": [{k: v for k, v in one.items() if k != "samples"} for one in found]}))
             return
-        turns = overhead(options, folder) if options.what == "overhead" else split(options, folder)
+        turns = {"overhead": overhead, "split": split, "overlap": overlap}[options.what](options, folder)
     print("| contestant | galaxies/s, turn by turn | median |")
     print("|---|---|---|")
     for name, rates in turns.items():
