@@ -50,7 +50,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
     "detectability": (detectability.DetectabilityRecipe,),
     "classify and plan": (survey.SurveyRecipe, remote.Politeness),
     "surveys as sources of pixels": (imaging.SurveyImages,),
-    "cluster profiles": (cluster.ClusterProfile,),
+    "cluster profiles": (cluster.ClusterProfile, cluster.SlurmJob, cluster.RetrievalPool),
     "demo": (demo.DemoRecipe, demo.DemoSky, demo.DemoChecks),
     "AUTHORS of a release": (authors.Authors, authors.Author),
     "campaigns": (campaign.Campaign, campaign.QuestionSpec, campaign.CampaignUnion),

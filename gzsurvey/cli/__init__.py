@@ -320,7 +320,9 @@ def classify(run_dir: Path, cluster: str, mixed: bool, **given: Any) -> None:
 
 @cli.command()
 @survey_options
-@click.option("--sbatch", type=click.IntRange(1, 100_000), default=None, metavar="N", help="Write a SLURM job array.")
+@click.option(
+    "--sbatch", type=click.IntRange(1, 100_000), default=None, metavar="N", help="Write a SLURM job array of N parts."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 def plan(run_dir: Path, cluster: str, sbatch: int | None, dry_run: bool, **given: Any) -> None:
     """Check everything and lay out a run without starting it.

@@ -28,7 +28,9 @@ class SlurmJob(Section):
     gpu: bool = False
     """Whether each process has a GPU."""
     partition: Line | None = None
+    """Where to queue; by default SLURM's own."""
     account: Line | None = None
+    """Who pays."""
     interface: Line | None = None
     """The network between driver and workers, e.g. ``ib0``."""
     options: tuple[Line, ...] = ()

@@ -36,7 +36,7 @@ for task in range(int(first), int(last) + 1):
     for pattern, value in (("%%", "@@"), ("%a", str(task)), ("%j", str(job)), ("%J", str(job)), ("@@", "%")):
         log = log.replace(pattern, value)
     runners.append(subprocess.Popen(
-        [sys.executable, str(here / "runner.py"), str(script), log], env=environment,
+        [sys.executable, str(here / "runner.py"), log, str(script), *args[1:]], env=environment,
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ).pid)
 (here / f"job-{job}.json").write_text(json.dumps({"options": options, "runners": runners, "script": text}))
@@ -47,9 +47,9 @@ import os, pathlib, subprocess, sys
 here, job = pathlib.Path(__file__).resolve().parent, os.environ["SLURM_JOB_ID"]
 restarts = 0
 while True:
-    with open(sys.argv[2], "a") as log:
+    with open(sys.argv[1], "a") as log:
         environment = os.environ | {"SLURM_RESTART_COUNT": str(restarts)}
-        task = subprocess.Popen(["bash", sys.argv[1]], env=environment, stdout=log, stderr=subprocess.STDOUT)
+        task = subprocess.Popen(["bash", *sys.argv[2:]], env=environment, stdout=log, stderr=subprocess.STDOUT)
         (here / f"pid-{job}").write_text(str(task.pid))
         code = task.wait()
     requeue = here / f"requeue-{job}"

@@ -50,7 +50,7 @@ def test_the_script_asks_for_what_one_worker_of_the_profile_has(model: Path, tmp
     assert subprocess.run(["bash", "-n", str(again.script)]).returncode == 0
 
 
-def wait_for(condition, what: str, seconds: float = 120) -> None:  # type: ignore[no-untyped-def]
+def wait_for(condition, what: str, seconds: float = 300) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -59,7 +59,7 @@ def wait_for(condition, what: str, seconds: float = 120) -> None:  # type: ignor
 
 @pytest.mark.slow
 def test_an_array_survives_its_time_limit_and_equals_an_undisturbed_run(model: Path, tmp_path: Path) -> None:
-    table = tiny.write_targets(tmp_path / "many.csv", 5_000)
+    table = tiny.write_targets(tmp_path / "many.csv", 2_500)
     job = tiny.job(model, table, recipe=tiny.recipe(preview_targets=4, check_rows=16, block_rows=256))
     plan(job, tmp_path / "calm", HERE)
     run(tmp_path / "calm", HERE)
@@ -79,7 +79,7 @@ def test_an_array_survives_its_time_limit_and_equals_an_undisturbed_run(model: P
     wait_for(lambda: all(path.exists() for path in ended), (run_dir / "logs/part-1.log").read_text())
     assert [path.read_text() for path in ended] == ["0 0", "0 1"]
     assert "interrupted; repeat the command to go on" in (run_dir / "logs/part-1.log").read_text()
-    assert status(run_dir).finished == 20
+    assert status(run_dir).finished == 10
     assert shards(run_dir) == shards(tmp_path / "calm")
     assert planned.script is not None
     hint = next(line for line in planned.script.read_text().splitlines() if line.startswith("#   publish: "))

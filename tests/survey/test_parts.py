@@ -118,7 +118,7 @@ def start(run_dir: Path, part: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parts_side_by_side_die_and_resume_one_by_one(model: Path, tmp_path: Path) -> None:
     table = tiny.write_targets(tmp_path / "many.csv", 5_000)
     job = tiny.job(model, table, recipe=tiny.recipe(preview_targets=4, check_rows=16, block_rows=256))

@@ -120,8 +120,8 @@ def _problem(answer: Fitness | Exception, run: Path, predicts: bool) -> str:
     if isinstance(answer, OSError):
         return ""  # it has left meanwhile
     if isinstance(answer, Exception):
-        text = " ".join(str(answer).split())[:200]
-        return f"lacks gzsurvey {__version__} or a package of it ({type(answer).__name__}: {text}); install it there"
+        text = str(answer) if type(answer) is Exception else repr(answer)  # Dask wraps those it cannot carry
+        return f"lacks gzsurvey {__version__} or a package of it ({' '.join(text.split())[:200]}); install it there"
     if answer.gzsurvey != __version__:
         return f"has gzsurvey {answer.gzsurvey}, this is {__version__}; install the same"
     if not answer.sees_run:

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gzsurvey.errors import ClusterError
+from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import ClusterProfile
+
+logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 """A scheduler that runs answers at once."""
+PAGES: dict[str, Any] = {"dashboard": True, "dashboard_address": "127.0.0.1:0"}
+"""Options of a scheduler that shows Dask's own pages, where bokeh is installed, to this machine alone."""
 KEEP_SECONDS = 5.0
 """Between looks at a place without workers."""
 RETRIES = 3
@@ -137,11 +142,17 @@ def one_per_gpu(profile: ClusterProfile, _run: Path) -> Iterator[Place]:
         f"gpu-{device}": {"cls": Nanny, "options": common | {"env": {"CUDA_VISIBLE_DEVICES": device}}}
         for device in devices[: profile.workers]
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | NO_PAGES}
     with deaf_to_ctrl_c():
         cluster = SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)  # type: ignore[no-untyped-call]
     with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
         yield Place(client, "the GPUs of this machine", "see whether 'gzsurvey doctor' finds them")
+
+
+def say(line: str) -> None:
+    """Tell the user, and the log."""
+    logger.warning(line)
+    Progress.say(line)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -13,13 +12,10 @@ from typing import Any, Protocol
 
 from gzsurvey.cutouts.remote.budget import HOSTS
 from gzsurvey.errors import ClusterError
-from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.survey.cluster.fitness import unfit
-from gzsurvey.survey.cluster.places import Place
+from gzsurvey.survey.cluster.places import Place, say
 from gzsurvey.survey.worker import BlockSummary, BlockTask, process
-
-logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 """Between looks at who the workers are."""
@@ -198,9 +194,3 @@ def process_on_worker(task: BlockTask) -> BlockSummary:
 def share(workers: int) -> None:
     """Split the rates of hosts among so many processes, of which this is one."""
     HOSTS.share(workers)
-
-
-def say(line: str) -> None:
-    """Tell the user, and the log."""
-    logger.warning(line)
-    Progress.say(line)

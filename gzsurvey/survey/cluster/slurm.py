@@ -19,7 +19,7 @@ from typing import Any
 from gzsurvey.errors import ClusterError
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.recipes.cluster import ClusterProfile, SlurmJob
-from gzsurvey.survey.cluster.places import RETRIES, Place, deaf_to_ctrl_c
+from gzsurvey.survey.cluster.places import PAGES, RETRIES, Place, deaf_to_ctrl_c, say
 
 LEAVE_BEFORE_S = 600
 """A worker leaves in order so long before its job's time is up,"""
@@ -78,7 +78,7 @@ def job_options(profile: ClusterProfile, job: SlurmJob, run: Path) -> dict[str, 
         "job_script_prologue": [*exports, *job.before],
         "job_extra_directives": directives,
         "worker_extra_args": [*lifetimes, "--no-dashboard", *_resources(job)],
-        "scheduler_options": {"dashboard": False},
+        "scheduler_options": PAGES,
         "silence_logs": logging.CRITICAL,
     }
 
@@ -100,6 +100,7 @@ class JobKeeper:
     _seen: dict[str, float] = field(default_factory=dict)
     """When a worker of each job was last there, by the job's name."""
     _asked: float = field(default_factory=time.monotonic)
+    _refused: float = -ASK_SECONDS
 
     def submit(self) -> None:
         """Ask for as many jobs as are missing.
@@ -118,17 +119,25 @@ class JobKeeper:
 
     def keep(self, names: Collection[str]) -> None:
         """Replace the jobs whose workers have gone."""
-        now, lost = time.monotonic(), []
-        for job, spec in list(self.cluster.worker_spec.items()):
-            if any(f"{job}{suffix}" in names for suffix in spec.get("group", [""])):
-                self._seen[job] = now
-            elif now - self._seen.get(job, now) > LOST_SECONDS:
-                lost.append(job)
-        if lost:
+        now = time.monotonic()
+        lost = [job for job in list(self.cluster.worker_spec) if self._is_lost(job, names, now)]
+        if lost and now - self._refused > ASK_SECONDS:
+            for job in lost:
+                self._seen.pop(job, None)  # the next job may bear its name
             self.cluster.sync(self.cluster.scale_down, lost)
-            self.submit()
+            try:
+                self.submit()
+            except ClusterError as refusal:
+                self._refused = now
+                say(f"{refusal}; asking again in {ASK_SECONDS:.0f} s")
         if not names and now - self._asked > ASK_SECONDS and not self._queued():
             raise ClusterError("--cluster slurm", "its jobs have ended without a worker; see RUN/logs")
+
+    def _is_lost(self, job: str, names: Collection[str], now: float) -> bool:
+        if any(f"{job}{suffix}" in names for suffix in self.cluster.worker_spec[job].get("group", [""])):
+            self._seen[job] = now
+        was_refused = job in self.cluster.workers and self.cluster.workers[job].job_id is None
+        return was_refused or now - self._seen.get(job, now) > LOST_SECONDS
 
     def _queued(self) -> bool:
         """Ask SLURM whether a job is waiting or running."""
@@ -139,7 +148,7 @@ class JobKeeper:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=60)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired):
             return True  # it does not say
-        return bool(answer.stdout.strip())
+        return bool(answer.stdout.strip()) or (answer.returncode != 0 and "Invalid job id" not in answer.stderr)
 
 
 async def _settled(cluster: Any) -> None:
@@ -155,7 +164,7 @@ def inside_a_job(profile: ClusterProfile, run: Path) -> Iterator[Place]:
         raise ClusterError("--cluster slurm-job", "works inside a SLURM job; submit one that runs this command")
     assert profile.job is not None
     RunPaths(run).logs.mkdir(exist_ok=True)
-    options = {"interface": profile.job.interface, "dashboard": False}
+    options = {"interface": profile.job.interface} | PAGES
     scheduler = {"cls": Scheduler, "options": options}
     with (
         SpecCluster({}, scheduler, silence_logs=logging.CRITICAL) as cluster,  # type: ignore[no-untyped-call]
