@@ -18,9 +18,14 @@ from gzsurvey.votes.tree import Question
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 _CYCLE = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b7791f", "#c53030", "#4a5568")
 _MOST_POINTS = 20_000
-_BINS = 8
+_BINS = 12
 _WIDE = 100
 """Largest over smallest value above which a quantity is drawn on a logarithmic axis."""
+_PANELS = 4
+_MAP_GALAXIES = 20
+"""Galaxies of a cell of a map, on average."""
+_MOST_CELLS = 120
+"""Along a side of a map."""
 _FEWEST = 5
 """Galaxies below which a bin of a trend is not shown."""
 
@@ -111,34 +116,41 @@ def _fractions(view: SurveyView, question: Question) -> NDArray[np.float64]:
 
 
 def trends(view: SurveyView, quantities: Sequence[str], measures: Sequence[Measure]) -> str | None:
-    """Draw mean fractions in bins of each quantity, with standard errors; None where there is none."""
+    """Draw fractions against each quantity: medians in bins, and where 68 % of galaxies lie; None without any.
+
+    One line of panels for each measure, with at most `_PANELS` quantities side by side.
+    """
     usable = [name for name in quantities if _varies(view.numbers(name))]
     if not usable or not measures:
         return None
-    columns = min(3, len(usable))
-    lines = -(-len(usable) // columns)
-    figure = new_figure(3.7 * columns, 3.0 * lines + 0.3)
-    for i, name in enumerate(usable, 1):
-        axes = figure.add_subplot(lines, columns, i)
-        for measure, colour in zip(measures, _CYCLE, strict=False):
-            x, y, error = binned(view.numbers(name), view.reliable(measure))
-            axes.errorbar(x, y, error, color=colour, marker="o", ms=3, lw=1, capsize=2, label=plain(measure.title))
-        known = view.numbers(name)
-        if np.nanmin(known) > 0 and np.nanmax(known) > _WIDE * np.nanmin(known):
-            axes.set_xscale("log")
-        unit = view.unit(name)
-        axes.set_xlabel(plain(f"{name} ({unit})" if unit else name))
-        axes.set_ylim(-0.02, 1.02)
-        if i == 1:
-            axes.set_ylabel("mean fraction")
-            axes.legend(fontsize=6)
+    groups = [usable[i : i + _PANELS] for i in range(0, len(usable), _PANELS)]
+    lines, columns = len(groups) * len(measures), min(len(usable), _PANELS)
+    figure = new_figure(2.8 * columns + 0.6, 2.2 * lines + 0.3)
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    pairs = [(group, measure) for group in groups for measure in measures]
+    for panel_row, (group, measure) in zip(panels, pairs, strict=True):
+        values = view.reliable(measure)
+        for axes, name in zip(panel_row, group, strict=False):
+            _draw_trend(axes, view.numbers(name), values, GREY if name in view.layers else BLUE)
+            axes.set_xlabel(plain(f"{name} ({view.unit(name)})" if view.unit(name) else name), fontsize=8)
+        for axes in panel_row[len(group) :]:
+            axes.set_axis_off()
+        panel_row[0].set_ylabel(plain(measure.title), fontsize=8)
     return as_data_url(figure)
 
 
-def binned(
-    quantity: NDArray[np.float64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Average `values` in bins of equal numbers of galaxies.
+def _draw_trend(axes: Any, quantity: NDArray[np.float64], values: NDArray[np.float64], colour: str) -> None:
+    centre, low, median, high = binned(quantity, values)
+    axes.fill_between(centre, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(centre, median, color=colour, marker="o", ms=3, lw=1.2)
+    if np.nanmin(quantity) > 0 and np.nanmax(quantity) > _WIDE * np.nanmin(quantity):
+        axes.set_xscale("log")
+    axes.set_ylim(-0.02, 1.02)
+    axes.tick_params(labelsize=7)
+
+
+def binned(quantity: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Describe `values` in bins of equal numbers of galaxies.
 
     Parameters
     ----------
@@ -147,18 +159,54 @@ def binned(
 
     Returns
     -------
-    centre, mean, error : float64, shape (B,)
-        Median of the quantity, mean of the values and its standard error, for bins of 5 galaxies or more.
+    centre, low, median, high : float64, shape (B,)
+        Median of the quantity; 16th, 50th and 84th percentile of the values, for bins of 5 galaxies or more.
     """
     known = np.isfinite(quantity) & np.isfinite(values)
-    order = np.argsort(quantity[known], kind="stable")
-    parts = [part for part in np.array_split(order, _BINS) if len(part) >= _FEWEST]
     x, y = quantity[known], values[known]
-    return (
-        np.array([np.median(x[part]) for part in parts]),
-        np.array([y[part].mean() for part in parts]),
-        np.array([y[part].std(ddof=1) / np.sqrt(len(part)) for part in parts]),
-    )
+    order = np.argsort(x, kind="stable")
+    parts = [part for part in np.array_split(order, _BINS) if len(part) >= _FEWEST]
+    centre = np.array([np.median(x[part]) for part in parts])
+    shares = np.array([np.percentile(y[part], (16, 50, 84)) for part in parts]).reshape(len(parts), 3)
+    return centre, *shares.T
+
+
+def sky_trends(view: SurveyView, measures: Sequence[Measure]) -> str | None:
+    """Draw means of measures in cells of the sky, to see seams and depth; None where there is no map to draw."""
+    ra, dec = view.column(c.RA.name), view.column(c.DEC.name)
+    shown = [measure for measure in measures if np.isfinite(view.reliable(measure)).sum() >= _MAP_GALAXIES]
+    if not shown or not np.isfinite(ra).any():
+        return None
+    found = regions(view.column(c.HEALPIX.name), ra)
+    figure = new_figure(3.4 * len(found) + 0.8, 2.6 * len(shown) + 0.2)
+    panels = figure.subplots(len(shown), len(found), squeeze=False)
+    for panel_row, measure in zip(panels, shown, strict=True):
+        values = view.reliable(measure)
+        limits = np.nanpercentile(values, (5, 95))
+        for axes, region in zip(panel_row, found, strict=True):
+            drawn = _draw_cells(axes, region.ra, dec[region.rows], values[region.rows], limits)
+        panel_row[0].set_ylabel(f"{plain(measure.title)}\n\ndeclination (deg)", fontsize=8)
+        figure.colorbar(drawn, ax=panel_row.tolist(), shrink=0.9).ax.tick_params(labelsize=7)
+    for axes in panels[-1]:
+        axes.set_xlabel("right ascension (deg)", fontsize=8)
+    return as_data_url(figure)
+
+
+def _draw_cells(axes: Any, ra: NDArray[Any], dec: NDArray[Any], values: NDArray[np.float64], limits: Any) -> Any:
+    """Draw means in square cells of about `_MAP_GALAXIES` galaxies."""
+    known = np.isfinite(values)
+    stretch = max(float(np.cos(np.radians(np.median(dec)))), 0.05)
+    width, height = np.ptp(ra) * stretch, np.ptp(dec)
+    side = max(np.sqrt(width * height * _MAP_GALAXIES / max(known.sum(), 1)), max(width, height) / _MOST_CELLS, 1e-6)
+    shape = [max(int(np.ceil(length / side)), 1) for length in (width, height)]
+    galaxies, *edges = np.histogram2d(ra[known], dec[known], shape)
+    total, *_ = np.histogram2d(ra[known], dec[known], edges, weights=values[known])
+    mean = np.divide(total, galaxies, out=np.full_like(total, np.nan), where=galaxies > 0)
+    axes.set_aspect(1 / stretch, adjustable="box")
+    axes.invert_xaxis()
+    axes.ticklabel_format(useOffset=False)
+    axes.tick_params(labelsize=7)
+    return axes.pcolormesh(*edges, mean.T, vmin=limits[0], vmax=limits[1], cmap="viridis")
 
 
 def block_rates(view: SurveyView) -> str | None:
