@@ -27,7 +27,7 @@ _MAP_GALAXIES = 20
 _MOST_CELLS = 120
 """Along a side of a map."""
 _FEWEST = 5
-"""Galaxies below which a bin of a trend is not shown."""
+"""Galaxies below which a bin of a trend, or a cell of a map, is not shown."""
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
@@ -73,10 +73,7 @@ def _draw_region(axes: Any, region: Region, dec: NDArray[Any], predicted: NDArra
         at = np.searchsorted(region.rows, shown)
         size = float(np.clip(3000 / max(len(region.rows), 1), 0.5, 12))
         axes.scatter(region.ra[at], dec[shown], s=size, c=colour, linewidths=0, label=f"{label}: {len(rows):,}")
-    centre = np.radians(float(np.median(dec[region.rows])))
-    axes.set_aspect(1 / max(float(np.cos(centre)), 0.05), adjustable="box")
-    axes.invert_xaxis()
-    axes.ticklabel_format(useOffset=False)
+    _as_sky(axes, dec[region.rows])
     axes.set_xlabel("right ascension (deg)")
     axes.set_ylabel("declination (deg)")
     axes.legend(fontsize=8, loc="upper right", markerscale=3)
@@ -135,7 +132,7 @@ def trends(view: SurveyView, quantities: Sequence[str], measures: Sequence[Measu
             axes.set_xlabel(plain(f"{name} ({view.unit(name)})" if view.unit(name) else name), fontsize=8)
         for axes in panel_row[len(group) :]:
             axes.set_axis_off()
-        panel_row[0].set_ylabel(plain(measure.title), fontsize=8)
+        panel_row[0].set_ylabel(_two_lines(measure), fontsize=8)
     return as_data_url(figure)
 
 
@@ -174,39 +171,58 @@ def binned(quantity: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[
 def sky_trends(view: SurveyView, measures: Sequence[Measure]) -> str | None:
     """Draw means of measures in cells of the sky, to see seams and depth; None where there is no map to draw."""
     ra, dec = view.column(c.RA.name), view.column(c.DEC.name)
-    shown = [measure for measure in measures if np.isfinite(view.reliable(measure)).sum() >= _MAP_GALAXIES]
-    if not shown or not np.isfinite(ra).any():
+    if not np.isfinite(ra).any():
         return None
     found = regions(view.column(c.HEALPIX.name), ra)
+    shown = []
+    for measure in measures:
+        values = view.reliable(measure)
+        maps = [_cells(region.ra, dec[region.rows], values[region.rows]) for region in found]
+        means = np.concatenate([mean[np.isfinite(mean)] for _, _, mean in maps])
+        if len(means):
+            shown.append((measure, maps, np.percentile(means, (2, 98))))
+    if not shown:
+        return None
     figure = new_figure(3.4 * len(found) + 0.8, 2.6 * len(shown) + 0.2)
     panels = figure.subplots(len(shown), len(found), squeeze=False)
-    for panel_row, measure in zip(panels, shown, strict=True):
-        values = view.reliable(measure)
-        limits = np.nanpercentile(values, (5, 95))
-        for axes, region in zip(panel_row, found, strict=True):
-            drawn = _draw_cells(axes, region.ra, dec[region.rows], values[region.rows], limits)
-        panel_row[0].set_ylabel(f"{plain(measure.title)}\n\ndeclination (deg)", fontsize=8)
+    for panel_row, (measure, maps, limits) in zip(panels, shown, strict=True):
+        for axes, region, (ra_edges, dec_edges, mean) in zip(panel_row, found, maps, strict=True):
+            drawn = axes.pcolormesh(ra_edges, dec_edges, mean.T, vmin=limits[0], vmax=limits[1], cmap="viridis")
+            _as_sky(axes, dec[region.rows])
+            axes.tick_params(labelsize=7)
+        panel_row[0].set_ylabel(f"{_two_lines(measure)}\n\ndeclination (deg)", fontsize=8)
         figure.colorbar(drawn, ax=panel_row.tolist(), shrink=0.9).ax.tick_params(labelsize=7)
     for axes in panels[-1]:
         axes.set_xlabel("right ascension (deg)", fontsize=8)
     return as_data_url(figure)
 
 
-def _draw_cells(axes: Any, ra: NDArray[Any], dec: NDArray[Any], values: NDArray[np.float64], limits: Any) -> Any:
-    """Draw means in square cells of about `_MAP_GALAXIES` galaxies."""
+def _cells(ra: NDArray[Any], dec: NDArray[Any], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Return edges in RA and Dec, and means in cells of some `_MAP_GALAXIES` galaxies; NaN where there are few."""
     known = np.isfinite(values)
-    stretch = max(float(np.cos(np.radians(np.median(dec)))), 0.05)
-    width, height = np.ptp(ra) * stretch, np.ptp(dec)
-    side = max(np.sqrt(width * height * _MAP_GALAXIES / max(known.sum(), 1)), max(width, height) / _MOST_CELLS, 1e-6)
+    width, height = np.ptp(ra) * _shrink(dec), np.ptp(dec)
+    side = np.sqrt(width * height * _MAP_GALAXIES / max(known.sum(), 1))
+    side = max(side, width / _MOST_CELLS, height / _MOST_CELLS, 1e-6)
     shape = [max(int(np.ceil(length / side)), 1) for length in (width, height)]
-    galaxies, *edges = np.histogram2d(ra[known], dec[known], shape)
-    total, *_ = np.histogram2d(ra[known], dec[known], edges, weights=values[known])
-    mean = np.divide(total, galaxies, out=np.full_like(total, np.nan), where=galaxies > 0)
-    axes.set_aspect(1 / stretch, adjustable="box")
+    galaxies, ra_edges, dec_edges = np.histogram2d(ra[known], dec[known], shape)
+    total, *_ = np.histogram2d(ra[known], dec[known], (ra_edges, dec_edges), weights=values[known])
+    mean = np.divide(total, galaxies, out=np.full_like(total, np.nan), where=galaxies >= _FEWEST)
+    return ra_edges, dec_edges, mean
+
+
+def _as_sky(axes: Any, dec: NDArray[Any]) -> None:
+    """Let east be left, and a degree as long in both directions in the middle of `dec`."""
+    axes.set_aspect(1 / _shrink(dec), adjustable="box")
     axes.invert_xaxis()
     axes.ticklabel_format(useOffset=False)
-    axes.tick_params(labelsize=7)
-    return axes.pcolormesh(*edges, mean.T, vmin=limits[0], vmax=limits[1], cmap="viridis")
+
+
+def _shrink(dec: NDArray[Any]) -> float:
+    return max(float(np.cos(np.radians(np.median(dec)))), 0.05)
+
+
+def _two_lines(measure: Measure) -> str:
+    return plain(measure.title.replace(": ", ":\n"))
 
 
 def block_rates(view: SurveyView) -> str | None:
