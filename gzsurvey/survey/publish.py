@@ -86,8 +86,7 @@ def publish(
     friendly = "friendly" in flavours or is_there(run.paths.catalogue_friendly)
     layouts = [layout, replace(layout, flavour="catalogue")]
     layouts += [replace(layout, flavour="friendly")] if friendly else []
-    coverage = _write_tables(run, layouts, part_bytes)
-    coverage.write(run.paths.moc, footprint(run.record))
+    _write_tables(run, layouts, part_bytes).write(run.paths.moc, footprint(run.record))
     if run.record.has_positions:
         usual = [column.name for column in layouts[1].columns]
         full = open_catalogue(run.paths.catalogue_full)
