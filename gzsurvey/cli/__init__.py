@@ -301,9 +301,13 @@ def _job(given: dict[str, Any]) -> Job:
     )
 
 
+mixed = click.option("--mixed", is_flag=True, help="Workers may have another provider or ONNX Runtime than planned.")
+
+
 @cli.command()
 @survey_options
-def classify(run_dir: Path, cluster: str, **given: Any) -> None:
+@mixed
+def classify(run_dir: Path, cluster: str, mixed: bool, **given: Any) -> None:
     """Classify every target: plan, run and publish in one. Safe to repeat.
 
     Example: gzsurvey classify --model model.onnx --targets targets.fits --cutouts mosaic:tiles --out run
@@ -311,7 +315,7 @@ def classify(run_dir: Path, cluster: str, **given: Any) -> None:
     from gzsurvey import survey
     from gzsurvey.recipes.cluster import load_cluster
 
-    click.echo(survey.classify(_job(given), run_dir, load_cluster(cluster)))
+    click.echo(survey.classify(_job(given), run_dir, load_cluster(cluster), mixed))
 
 
 @cli.command()
@@ -335,7 +339,8 @@ def plan(run_dir: Path, cluster: str, sbatch: int | None, dry_run: bool, **given
 @click.option("--cluster", default=None, help="none, laptop, a profile, or tcp://HOST:PORT. [default: laptop]")
 @click.option("--part", default="1/1", metavar="I/N", help="Every N-th block, in this process, beside other parts.")
 @click.option("--retry", default=None, metavar="20,21,22", help="Try the targets of these statuses again.")
-def run(run_dir: Path, cluster: str | None, part: str, retry: str | None) -> None:
+@mixed
+def run(run_dir: Path, cluster: str | None, part: str, retry: str | None, mixed: bool) -> None:
     """Process every pending block of RUN. Safe to repeat: finished blocks are skipped.
 
     Example: gzsurvey run run --cluster laptop
@@ -352,9 +357,8 @@ def run(run_dir: Path, cluster: str | None, part: str, retry: str | None) -> Non
         chosen = Part.parse(part)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--part") from None
-    click.echo(
-        survey.run(run_dir, load_cluster(cluster or ("laptop" if chosen == WHOLE else "none")), statuses, chosen)
-    )
+    place = load_cluster(cluster or ("laptop" if chosen == WHOLE else "none"))
+    click.echo(survey.run(run_dir, place, statuses, chosen, mixed))
 
 
 @cli.command()

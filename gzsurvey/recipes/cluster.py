@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,8 @@ from pydantic import Field, model_validator
 from gzsurvey.recipes.base import Section, load
 from gzsurvey.resources import CLUSTERS, find
 
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+"""The driver lists here what it offers."""
 Line = Annotated[str, Field(pattern=r"^[^\n\r]+$")]
 
 
@@ -102,7 +105,21 @@ class ClusterProfile(Section):
         """Processes to plan blocks for."""
         if self.kind == "none":
             return 1
-        return self.workers or (len(self.devices) if self.devices else cores())
+        if self.kind == "gpus":
+            return min(len(self.gpus) or 1, self.workers or len(self.gpus) or 1)
+        if self.kind == "slurm-job":
+            return self.workers or int(os.environ.get("SLURM_NTASKS", "0")) or cores()
+        return self.workers or cores()
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The GPUs of this machine that kind ``gpus`` works on, as in ``CUDA_VISIBLE_DEVICES``."""
+        if self.devices is not None:
+            return self.devices
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            return tuple(name.strip() for name in visible.split(",") if name.strip())
+        return tuple(str(number) for number in range(len(list(NVIDIA.glob("*")))))
 
 
 def load_cluster(text: str) -> ClusterProfile:

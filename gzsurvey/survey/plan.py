@@ -34,6 +34,7 @@ from gzsurvey.survey.preview import Look, draw, look, sample_rows
 from gzsurvey.survey.record import (
     ColumnRecord,
     CutRecord,
+    PlannedModel,
     RunRecord,
     SourceRecord,
     check_same,
@@ -276,6 +277,9 @@ def _record(
         campaigns=job.campaigns,
         cuts=tuple(CutRecord(**asdict(cut)) for cut in targets.cuts),
         notes=(*targets.notes, *map(str, demands)),
+        planned_on=PlannedModel(
+            provider=model.provider, precision=model.card.precision, onnxruntime=model.versions["onnxruntime"]
+        ),
         estimate=costs.estimate(targets, workers, model.provider, seen, demands),
         versions={"gzsurvey": importlib.metadata.version("gzsurvey"), **model.versions},
         created=datetime.now(UTC).isoformat(timespec="seconds"),

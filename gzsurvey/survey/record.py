@@ -48,6 +48,16 @@ class ColumnRecord(Section):
     null: int | None = None
 
 
+class PlannedModel(Section):
+    """What the model ran on when the run was planned: others give slightly other numbers."""
+
+    provider: str
+    """Of ONNX Runtime, as it was really used."""
+    precision: str
+    onnxruntime: str
+    """Version."""
+
+
 class RunRecord(Section):
     """A planned run."""
 
@@ -73,6 +83,10 @@ class RunRecord(Section):
     campaigns: tuple[str, ...] = ()
     cuts: tuple[CutRecord, ...]
     notes: tuple[str, ...] = ()
+    planned_on: PlannedModel | None = None
+    """None: unknown, and workers are not compared with it."""
+    mixed: bool = False
+    """Workers with another provider or ONNX Runtime were allowed."""
     estimate: dict[str, float] = {}
     versions: dict[str, str] = {}
     created: str
@@ -99,6 +113,18 @@ class RunRecord(Section):
 
         wanted = min(self.recipe.check_rows, self.rows)
         return frozenset(np.random.default_rng(self.rows).choice(self.rows, wanted, replace=False).tolist())
+
+    def unlike_plan(self, provider: str) -> str:
+        """Say why a process that runs the model on `provider` may not work on this run; empty: it may."""
+        import onnxruntime
+
+        if self.mixed or self.planned_on is None:
+            return ""
+        here, planned = (provider, onnxruntime.__version__), (self.planned_on.provider, self.planned_on.onnxruntime)
+        if here == planned:
+            return ""
+        found, asked = (f"{name} of ONNX Runtime {version}" for name, version in (here, planned))
+        return f"runs the model on {found}, planned was {asked}; --mixed allows both, and provenance says so"
 
 
 def read_record(run: Path) -> RunRecord:

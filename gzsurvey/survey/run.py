@@ -20,7 +20,7 @@ from gzsurvey.survey import ledger
 from gzsurvey.survey.activity import forget
 from gzsurvey.survey.cluster import Pool, open_pool
 from gzsurvey.survey.part import WHOLE, Part
-from gzsurvey.survey.record import RunRecord, read_record
+from gzsurvey.survey.record import RunRecord, read_record, write_record
 from gzsurvey.survey.stall import StallWatch
 from gzsurvey.survey.status import Summary, metrics_file, summarise
 from gzsurvey.survey.worker import NO_SPACE, BlockSummary, BlockTask
@@ -31,7 +31,9 @@ SHARED = (AccessDenied.__name__, DiskFull.__name__)
 """Causes that stop every block."""
 
 
-def run(run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = (), part: Part = WHOLE) -> Summary:
+def run(
+    run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = (), part: Part = WHOLE, mixed: bool = False
+) -> Summary:
     """Process every pending block of a RUN, or of one part of it.
 
     Safe to repeat: blocks in the ledger are not done again, whatever ended the last attempt.
@@ -46,6 +48,8 @@ def run(run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = (), par
         Statuses whose targets are tried again.
     part : Part
         Every N-th block, in this process, while others work on other parts of equal number.
+    mixed : bool
+        Let workers with another provider or ONNX Runtime than planned work too, from now on; provenance says so.
 
     Raises
     ------
@@ -62,6 +66,9 @@ def run(run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = (), par
         raise RecipeError("--part", "works in this process, without a scheduler; leave --cluster out")
     session = _Session(run_dir, record, statuses, cluster, part)
     with ledger.locked(run_dir, part):
+        if mixed and not record.mixed:
+            record = record.model_copy(update={"mixed": True})
+            write_record(run_dir, record)
         ledger.clean(run_dir, part)
         forget(run_dir, part)
         done = ledger.finished(run_dir, record, part)
@@ -118,6 +125,7 @@ class _Session:
             finished, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             pool.check()
             watch.look(len(finished), pool.workers)
+            progress.advance(0, _aside(pool.workers, failures, watch.in_work))
             for future in finished:
                 task = active.pop(future)
                 summary = self._outcome(future, task)
@@ -127,7 +135,7 @@ class _Session:
                     waiting.append(replace(task, attempt=task.attempt + 1))
                     continue
                 failures += bool(summary.cause)
-                progress.advance(blocks[task.block].rows, _aside(pool.workers, failures))
+                progress.advance(blocks[task.block].rows, _aside(pool.workers, failures, watch.in_work))
         progress.finish()
 
     def _outcome(self, future: Future[BlockSummary], task: BlockTask) -> BlockSummary:
@@ -163,7 +171,8 @@ class _Session:
             self.cause, self.stopped = str(DiskFull(self.run_dir)), True
 
 
-def _aside(workers: int, failures: int) -> str:
+def _aside(workers: int, failures: int, in_work: int) -> str:
     """What stands behind the numbers of a progress line."""
+    more = [f"{in_work:,} more in work"] if in_work else []
     failed = [f"{failures} blocks failed"] if failures else []
-    return ", ".join([f"{workers} {'worker' if workers == 1 else 'workers'}", *failed])
+    return ", ".join([f"{workers} {'worker' if workers == 1 else 'workers'}", *more, *failed])

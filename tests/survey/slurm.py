@@ -33,7 +33,8 @@ for task in range(int(first), int(last) + 1):
     if "--array" in options:
         environment |= {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": str(job)}
     log = options.get("--output", options.get("-o", str(here / "job-%J.log")))
-    log = log.replace("%%", "\\0").replace("%a", str(task)).replace("%J", str(job)).replace("\\0", "%")
+    for pattern, value in (("%%", "@@"), ("%a", str(task)), ("%j", str(job)), ("%J", str(job)), ("@@", "%")):
+        log = log.replace(pattern, value)
     runners.append(subprocess.Popen(
         [sys.executable, str(here / "runner.py"), str(script), log], env=environment,
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -65,6 +66,27 @@ for pid in json.loads((here / f"job-{sys.argv[1]}.json").read_text())["runners"]
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGTERM)
 """
+SQUEUE = """
+import json, os, pathlib, sys
+here = pathlib.Path(__file__).resolve().parent
+for job in sys.argv[-1].partition("=")[2].split(","):
+    for pid in json.loads((here / f"job-{job}.json").read_text())["runners"]:
+        if os.path.exists(f"/proc/{pid}"):
+            print(job, "RUNNING")
+"""
+SRUN = """
+import os, signal, subprocess, sys
+words = sys.argv[1:]
+while words[0].startswith("--"):
+    name, _, value = words.pop(0).partition("=")
+    if name == "--ntasks":
+        os.environ["SLURM_NTASKS"] = value
+tasks = [
+    subprocess.Popen(words, env=os.environ | {"SLURM_PROCID": str(n)}) for n in range(int(os.environ["SLURM_NTASKS"]))
+]
+signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+sys.exit(max(task.wait() for task in tasks))
+"""
 SCONTROL = """
 import pathlib, sys
 assert sys.argv[1] == "requeue"
@@ -76,7 +98,8 @@ def install(folder: Path) -> dict[str, str]:
     """Write the commands into a folder, and return an environment in which they are found."""
     folder.mkdir()
     (folder / "runner.py").write_text(RUNNER)
-    for name, code in {"sbatch": SBATCH, "scancel": SCANCEL, "scontrol": SCONTROL}.items():
+    commands = {"sbatch": SBATCH, "scancel": SCANCEL, "squeue": SQUEUE, "srun": SRUN, "scontrol": SCONTROL}
+    for name, code in commands.items():
         (folder / f"{name}.py").write_text(code)
         command = folder / name
         command.write_text(f'#!/bin/bash\nexec {shlex.quote(sys.executable)} "$(dirname "$0")/{name}.py" "$@"\n')
