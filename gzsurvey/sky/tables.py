@@ -20,7 +20,8 @@ from gzsurvey.errors import TableError
 from gzsurvey.sky.text import CsvFile, EcsvFile
 
 ROWS_PER_CHUNK = 262_144
-"""Rows read at a time: some 100 MB of twenty columns."""
+"""Most rows read at a time: 32 MB of sixteen columns of numbers. Of more columns, fewer rows are read."""
+_COLUMNS_PER_CHUNK = 16
 VOTABLE_ROWS = 10_000_000
 """Most rows of a VOTable, which is read whole."""
 _BUFFER_BYTES = 1 << 20
@@ -88,6 +89,10 @@ def table_paths(text: str) -> list[Path]:
     return files
 
 
+def _chunk_rows(names: Sequence[str]) -> int:
+    return max(1, ROWS_PER_CHUNK * _COLUMNS_PER_CHUNK // max(len(names), _COLUMNS_PER_CHUNK))
+
+
 def _open(path: Path) -> TableFile:
     suffix = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
     openers: dict[str, Callable[[Path], TableFile]] = {
@@ -115,10 +120,11 @@ def _open_fits(path: Path) -> TableFile:
 
     def read(names: Sequence[str]) -> Iterator[Chunk]:
         with _plain_file(path) as plain:
-            for start in range(0, rows, ROWS_PER_CHUNK):
+            length = _chunk_rows(names)
+            for start in range(0, rows, length):
                 # Opened anew, so that no more of the file than one chunk is mapped into memory.
                 with fits.open(plain, memmap=True) as hdus:
-                    part = hdus[number].data[start : start + ROWS_PER_CHUNK]
+                    part = hdus[number].data[start : start + length]
                     chunk = {name: _masked(part[name], columns[name].null) for name in names}
                     del part
                 yield chunk
@@ -180,13 +186,13 @@ def _open_csv(path: Path) -> TableFile:
             return _open_ecsv(path)
     table = CsvFile(path)
     columns = {name: ColumnInfo(name) for name in table.names()}
-    return TableFile(path, columns, lambda names: table.read(names, ROWS_PER_CHUNK))
+    return TableFile(path, columns, lambda names: table.read(names, _chunk_rows(names)))
 
 
 def _open_ecsv(path: Path) -> TableFile:
     table = EcsvFile.open(path)
     columns = {name: _ecsv_info(name, about) for name, about in table.columns.items()}
-    return TableFile(path, columns, lambda names: table.read(names, ROWS_PER_CHUNK))
+    return TableFile(path, columns, lambda names: table.read(names, _chunk_rows(names)))
 
 
 def _ecsv_info(name: str, about: Mapping[str, Any]) -> ColumnInfo:
@@ -250,8 +256,9 @@ def _from_astropy(path: Path, table: Any) -> TableFile:
     }
 
     def read(names: Sequence[str]) -> Iterator[Chunk]:
-        for start in range(0, len(table), ROWS_PER_CHUNK):
-            part = slice(start, start + ROWS_PER_CHUNK)
+        length = _chunk_rows(names)
+        for start in range(0, len(table), length):
+            part = slice(start, start + length)
             yield {name: _masked(np.ma.asarray(getattr(table[name], "value", table[name]))[part]) for name in names}
 
     return TableFile(path, columns, read, rows=len(table))
@@ -286,7 +293,7 @@ def _from_parquet(path: Path, files: Sequence[Path]) -> TableFile:
                 lacking = [name for name in names if name not in file.schema_arrow.names]
                 if lacking:
                     raise TableError(str(part), f"has no column {lacking[0]!r}, which {files[0].name} has")
-                for batch in file.iter_batches(ROWS_PER_CHUNK, columns=list(names)):
+                for batch in file.iter_batches(_chunk_rows(names), columns=list(names)):
                     yield {name: _from_arrow_array(batch.column(name)) for name in names}
 
     return TableFile(path, columns, read, rows=sum(pq.read_metadata(part).num_rows for part in files))

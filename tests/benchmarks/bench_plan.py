@@ -1,4 +1,4 @@
-"""What planning costs: seconds, peak memory and disk of `plan`, for tables of growing length, FITS and Parquet.
+"""What planning costs: seconds, peak memory and disk of `plan`, for tables of growing length: FITS, Parquet, CSV.
 
 Example: python tests/benchmarks/bench_plan.py --targets 1000000,10000000 --folder scratch
 
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
 import pyarrow.parquet as pq
 from astropy.io import fits
 
@@ -80,7 +82,21 @@ def write_fits(path: Path, n: int) -> None:
         file.write(bytes(-file.tell() % 2880))
 
 
-WRITERS = {"fits": write_fits, "parquet": write_parquet}
+def write_csv(path: Path, n: int) -> None:
+    """Write a table whose ids are text."""
+    first = as_text(next(columns(1)))
+    with pa.csv.CSVWriter(path, first.schema) as file:
+        for chunk in columns(n):
+            file.write_table(as_text(chunk))
+
+
+def as_text(chunk: dict[str, np.ndarray]) -> pa.Table:
+    """Return columns with ids like those of surveys: a letter and some 19 digits."""
+    return pa.table(chunk | {"id": pa.compute.binary_join_element_wise("J", pa.array(chunk["id"]).cast("string"), "")})
+
+
+WRITERS = {"fits": write_fits, "parquet": write_parquet, "csv": write_csv}
+"""By the ending of their file."""
 
 
 def measure(command: Sequence[str], folder: Path) -> dict[str, float]:
@@ -120,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     """Measure, print and return a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default="1000000", help="Lengths, joined by commas.")
-    parser.add_argument("--formats", default="fits,parquet")
+    parser.add_argument("--formats", default="fits,parquet,csv", help="Joined by commas; ids of csv are text.")
     parser.add_argument("--folder", type=Path, default=None, help="For tables and runs; some 250 bytes per target.")
     asked = parser.parse_args(arguments)
     lines = [
