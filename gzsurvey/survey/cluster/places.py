@@ -142,7 +142,7 @@ def one_per_gpu(profile: ClusterProfile, _run: Path) -> Iterator[Place]:
         f"gpu-{device}": {"cls": Nanny, "options": common | {"env": {"CUDA_VISIBLE_DEVICES": device}}}
         for device in devices[: profile.workers]
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | NO_PAGES}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | PAGES}
     with deaf_to_ctrl_c():
         cluster = SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)  # type: ignore[no-untyped-call]
     with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
