@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from gzsurvey.cutouts import headers
 from gzsurvey.cutouts.mosaic_index import Tile
 from gzsurvey.errors import SourceError
 
-Bounds = tuple[int, int, int, int]
+Bounds = list[int]
 """Native ``column0, row0, column1, row1``, ends excluded; may reach beyond the image."""
 
 WHOLE_FROM = 0.5
@@ -64,8 +63,8 @@ class OpenTile:
         self._whole = None
         self._file.close()
 
-    def expect(self, parts: Sequence[Bounds]) -> None:
-        """Read the image whole, if that is cheaper than `parts` of it one by one."""
+    def expect(self, parts: NDArray[np.intp]) -> None:
+        """Read the image whole, if that is cheaper than `parts` of it, bounds of shape (n, 4), one by one."""
         if self._whole is not None:
             return
         height, width = self.tile.shape
@@ -78,29 +77,27 @@ class OpenTile:
             return True
         return not isinstance(self._hdu, fits.CompImageHDU) and not _is_scaled(self._hdu)
 
-    def _costs(self, parts: Sequence[Bounds]) -> int:
+    def _costs(self, parts: NDArray[np.intp]) -> int:
         """Pixels that reading `parts` decompresses."""
-        height, width = self.tile.shape
-        tall, wide = getattr(self._hdu, "tile_shape", (1, 1))[-2:]
-        total = 0
-        for part in parts:
-            column0, row0, column1, row1 = _clipped(part, self.tile.shape)
-            rows = min(-(-row1 // tall) * tall, height) - row0 // tall * tall
-            columns = min(-(-column1 // wide) * wide, width) - column0 // wide * wide
-            total += max(rows, 0) * max(columns, 0)
-        return total
+        steps = np.array(getattr(self._hdu, "tile_shape", (1, 1))[-2:])[::-1]
+        size = np.array(self.tile.shape[::-1])
+        inside = clipped(parts, self.tile.shape)
+        lengths = np.minimum(-(-inside[:, 2:] // steps) * steps, size) - inside[:, :2] // steps * steps
+        return int(lengths.prod(axis=1).sum())
 
-    def flux(self, part: Bounds) -> NDArray[np.float32]:
-        """Pixels of `part`, NaN where there are none or they are blank."""
-        inside = _clipped(part, self.tile.shape)
-        pixels = self._read(inside).astype(np.float32)
-        if np.count_nonzero(pixels) < pixels.size:
-            pixels[blank(pixels, inside, self.tile.shape)] = np.nan
-        return _padded(pixels, inside, part, np.float32(np.nan))
+    def flux(self, part: Bounds, inside: Bounds, out: NDArray[np.float32]) -> None:
+        """Write the pixels of `part` to `out`, shape (h, w): NaN beyond `inside`, the part that exists, or if blank."""
+        if inside != part:
+            out.fill(np.nan)
+            row, column = inside[1] - part[1], inside[0] - part[0]
+            out = out[row : row + inside[3] - inside[1], column : column + inside[2] - inside[0]]
+        out[...] = self._read(inside)
+        if np.count_nonzero(out) < out.size:
+            out[blank(out, inside, self.tile.shape)] = np.nan
 
     def bits(self, part: Bounds) -> NDArray[np.int64]:
         """Mask bits of `part`, 0 outside."""
-        inside = _clipped(part, self.tile.shape)
+        inside = clipped(np.array(part), self.tile.shape).tolist()
         return _padded(np.nan_to_num(self._read(inside)).astype(np.int64), inside, part, np.int64(0))
 
     def _read(self, part: Bounds) -> NDArray[Any]:
@@ -143,21 +140,24 @@ class TileCache:
         self._open.move_to_end(key)
         return self._open[key]
 
-    def expect(self, tile: OpenTile, parts: Sequence[Bounds]) -> None:
+    def expect(self, tile: OpenTile, parts: NDArray[np.intp]) -> None:
         """Prepare to read `parts`."""
         try:
             tile.expect(parts)
         except headers.READ_ERRORS as error:
             self.report(tile.tile, error)
 
-    def flux(self, tile: OpenTile, part: Bounds) -> NDArray[np.float32]:
-        """Pixels of `part`; all NaN if they cannot be read."""
-        if (tile.tile.path, tile.tile.hdu) not in self.damaged:
-            try:
-                return tile.flux(part)
-            except headers.READ_ERRORS as error:
-                self.report(tile.tile, error)
-        return np.full((part[3] - part[1], part[2] - part[0]), np.nan, dtype=np.float32)
+    def flux(self, tile: OpenTile, parts: NDArray[np.intp], out: NDArray[np.float32]) -> None:
+        """Write the pixels of n `parts`, shape (n, 4), to `out`, shape (n, h, w); NaN if they cannot be read."""
+        done = 0
+        try:
+            if (tile.tile.path, tile.tile.hdu) not in self.damaged:
+                for part, inside in zip(parts.tolist(), clipped(parts, tile.tile.shape).tolist(), strict=True):
+                    tile.flux(part, inside, out[done])
+                    done += 1
+        except headers.READ_ERRORS as error:
+            self.report(tile.tile, error)
+        out[done:] = np.nan
 
     def bits(self, tile: OpenTile, part: Bounds) -> NDArray[np.int64]:
         """Mask bits of `part`; none if they cannot be read."""
@@ -203,11 +203,11 @@ def _is_scaled(hdu: Any) -> bool:
     return bool(header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or "BLANK" in header)
 
 
-def _clipped(part: Bounds, shape: tuple[int, int]) -> Bounds:
-    column0, row0, column1, row1 = part
-    height, width = shape
-    low_column, low_row = min(max(column0, 0), width), min(max(row0, 0), height)
-    return low_column, low_row, max(min(column1, width), low_column), max(min(row1, height), low_row)
+def clipped(parts: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.intp]:
+    """What of bounds (..., 4) lies on an image; of no pixel where nothing does."""
+    size = np.array(shape[::-1])
+    low, high = np.clip(parts[..., :2], 0, size), np.minimum(parts[..., 2:], size)
+    return np.concatenate([low, np.maximum(high, low)], axis=-1)
 
 
 def _padded(pixels: NDArray[Any], inside: Bounds, part: Bounds, fill: np.generic) -> NDArray[Any]:

@@ -69,6 +69,9 @@ class Stretch(Section):
         return self
 
 
+Resampling = Literal["mean", "native"]
+
+
 class Preparation(Section):
     """Everything that must be equal in training and survey."""
 
@@ -78,5 +81,9 @@ class Preparation(Section):
     """The model's bands, bluest first."""
     stretch: Stretch = Stretch()
     scale_rule: ScaleRule = ScaleRule()
+    resampling: Resampling = "mean"
+    """``mean``: means over the frame's pixels, see `gzsurvey.images.resample`. ``native``: where an image has the
+    frame's pixel scale and orientation, its own pixels, so that a target lies up to half a pixel off the middle;
+    elsewhere as ``mean``."""
     crop: Annotated[float, Field(gt=0.1, le=1.0)] = 1.0
     """Central share of a ready image's side that is kept, before resizing."""

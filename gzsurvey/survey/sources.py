@@ -100,8 +100,7 @@ def _judged(answer: Cutout | Miss, missing_limit: float) -> Cutout | Miss:
     if answer.missing_fraction > missing_limit:
         reason = f"{answer.missing_fraction:.0%} of the pixels have no data, {missing_limit:.0%} are allowed"
         return Miss(Status.MISSING_PIXELS, reason, answer.missing_fraction, answer.image_id, answer.image_set)
-    known = answer.pixels[~np.isnan(answer.pixels)] if answer.pixels.dtype.kind == "f" else answer.pixels
-    if not known.size or not np.isfinite(known).all():
+    if answer.pixels.dtype.kind == "f" and (np.isinf(answer.pixels).any() or np.isnan(answer.pixels).all()):
         return Miss(
             Status.PIXELS_NOT_FINITE, "pixels are infinite", answer.missing_fraction, answer.image_id, answer.image_set
         )
