@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.headers import NANOMAGGY_ZEROPOINT, stem
-from gzsurvey.cutouts.mosaic_index import MosaicIndex, Tile, outlines
+from gzsurvey.cutouts.mosaic_index import MosaicIndex, Tile
 from gzsurvey.cutouts.outline import Outlines
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.tiles import OpenTile, TileCache
@@ -22,8 +22,8 @@ from gzsurvey.status import Status
 
 MISSING_LIMIT = 0.2
 """Share of pixels without data, in the worst band, above which a cutout is a miss."""
-BATCH_BYTES = 128 << 20
-"""Output pixels held at a time."""
+BATCH_BYTES = 16 << 20
+"""Output pixels held at a time: memory that is soon used again is faster."""
 CACHE_BYTES = 1 << 30
 """Decompressed images held at a time, beyond those in use."""
 CHUNK = 32
@@ -77,7 +77,8 @@ class _Batch:
             known = self.pixels()[at]
             pixels = np.where(np.isnan(known), pixels, known)
         self._pixels[at] = pixels
-        self.lacking[at] = np.isnan(pixels).any(axis=(2, 3))
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.lacking[at] = ~np.isfinite(pixels.sum(axis=(2, 3)))
         self._untouched[at] = False
 
     def pixels(self) -> NDArray[np.float32]:
@@ -120,10 +121,7 @@ class MosaicSource:
         self._image_ids = _image_ids(index.tiles)
         layers = [[n for n, tile in enumerate(index.tiles) if tile.band == band] for band in self._bands]
         layers.append(list(range(len(index.tiles), len(self._tiles))))
-        self._layers = [
-            (np.array(numbers, dtype=np.intp), outlines(self._tiles[n] for n in numbers) if numbers else None)
-            for numbers in layers
-        ]
+        self._outlines, self._layers = _places(self._tiles, layers)
         self.files_opened = 0
         """How often the last `fetch` opened a file."""
 
@@ -137,7 +135,7 @@ class MosaicSource:
             else:
                 covered.append(_Job(request, candidates, masks))
         covered.sort(key=lambda job: (job.request.frame.size_px, job.candidates[0][0]))
-        cache = TileCache(CACHE_BYTES)
+        cache = TileCache(CACHE_BYTES, wanted=self._wanted(covered))
         try:
             for jobs in self._batches(covered):
                 yield from self._serve(_Batch(jobs, len(self._bands)), cache)
@@ -152,30 +150,17 @@ class MosaicSource:
         ra = np.array([request.ra_deg for request in requests], dtype=np.float64)
         dec = np.array([request.dec_deg for request in requests], dtype=np.float64)
         fov = np.array([request.frame.fov_arcsec for request in requests], dtype=np.float64)
-        layers = [self._touching(numbers, where, ra, dec, fov) for numbers, where in self._layers]
+        touched = [_touching(where, ra, dec, fov) for where in self._outlines]
+        nothing: list[list[int]] = [[] for _ in requests]
+        layers = [(tiles, nothing if place is None else touched[place]) for tiles, place in self._layers]
         for number, request in enumerate(requests):
-            *bands, masks = (tuple(layer[number]) for layer in layers)
+            *bands, masks = [tuple([tiles[place] for place in where[number]]) for tiles, where in layers]
             yield request, tuple(bands), masks
 
-    @staticmethod
-    def _touching(
-        numbers: NDArray[np.intp],
-        where: Outlines | None,
-        ra: NDArray[np.float64],
-        dec: NDArray[np.float64],
-        fov: NDArray[np.float64],
-    ) -> list[list[int]]:
-        """Per field of view, tiles of one layer by coverage, then by depth of the centre, then by order."""
-        layer: list[list[int]] = [[] for _ in ra]
-        if where is None or not len(ra):
-            return layer
-        fields, images = where.near(ra, dec, fov)
-        share, depth = where.coverage(images, ra[fields], dec[fields], fov[fields])
-        touching = np.flatnonzero(share > 0)
-        keys = (images[touching], -depth[touching], -share[touching], fields[touching])
-        for pair in touching[np.lexsort(keys)]:
-            layer[fields[pair]].append(int(numbers[images[pair]]))
-        return layer
+    def _wanted(self, jobs: Sequence[_Job]) -> Counter[tuple[str, int]]:
+        """How many jobs begin with each image."""
+        firsts = Counter(tiles[0] for job in jobs for tiles in (*job.candidates, job.masks) if tiles)
+        return Counter({self._tiles[number].key: count for number, count in firsts.items()})
 
     def _uncovered(self, candidates: Sequence[tuple[int, ...]]) -> Miss | None:
         without = [band for band, tiles in zip(self._bands, candidates, strict=True) if not tiles]
@@ -258,7 +243,9 @@ class MosaicSource:
             rows, maps, parts = self._mapped(tile, np.array(groups[number], dtype=np.intp), batch)
             cache.expect(tile, parts)
             for some, _ in _alike(parts):
-                masked = np.stack([(cache.bits(tile, part) & self._index.mask_bits) != 0 for part in parts[some].tolist()])
+                masked = np.stack(
+                    [(cache.bits(tile, part) & self._index.mask_bits) != 0 for part in parts[some].tolist()]
+                )
                 maps_here = maps[some].shifted(*parts[some, :2].T)
                 shares = resample_all(masked[:, None].astype(np.float32), maps_here, batch.size_px)
                 batch.masked_fraction[rows[some]] = np.nan_to_num(shares).mean(axis=(1, 2, 3))
@@ -271,7 +258,7 @@ class MosaicSource:
         if missing > self._limit:
             status, reason = Status.MISSING_PIXELS, f"{missing:.0%} of the pixels have no data"
             for number in (number for tiles in job.candidates for number in tiles):
-                if why := cache.damaged.get((self._tiles[number].path, self._tiles[number].hdu)):
+                if why := cache.damaged.get(self._tiles[number].key):
                     status, reason = Status.UNREADABLE, f"{stem(self._tiles[number].path)} cannot be read: {why}"
             return Miss(status, reason, missing, image_id, self.name)
         return Cutout(pixels[self._planes], missing, masked, image_id, self.name)
@@ -284,6 +271,32 @@ def _alike(parts: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], int]]:
         rows = np.flatnonzero(sides == side)
         for start in range(0, len(rows), CHUNK):
             yield rows[start : start + CHUNK], side
+
+
+def _places(
+    tiles: Sequence[Tile], layers: Sequence[list[int]]
+) -> tuple[list[Outlines], list[tuple[list[int], int | None]]]:
+    """Outlines of the tiles of several layers, each once (bands often share them), and which of them each layer has."""
+    corners = [tuple(tiles[number].corners_deg for number in layer) for layer in layers]
+    known = {place: number for number, place in enumerate(dict.fromkeys(filter(None, corners)))}
+    found = [Outlines(np.array(place, dtype=np.float64)) for place in known]
+    return found, [(layer, known.get(place)) for layer, place in zip(layers, corners, strict=True)]
+
+
+def _touching(
+    where: Outlines, ra: NDArray[np.float64], dec: NDArray[np.float64], fov: NDArray[np.float64]
+) -> list[list[int]]:
+    """Per field of view, images by coverage, then by depth of the centre, then by order."""
+    touched: list[list[int]] = [[] for _ in ra]
+    if len(ra):
+        fields, images = where.near(ra, dec, fov)
+        share, depth = where.coverage(images, ra[fields], dec[fields], fov[fields])
+        touching = np.flatnonzero(share > 0)
+        keys = (images[touching], -depth[touching], -share[touching], fields[touching])
+        order = touching[np.lexsort(keys)]
+        for field, image in zip(fields[order].tolist(), images[order].tolist(), strict=True):
+            touched[field].append(image)
+    return touched
 
 
 def _image_ids(tiles: Sequence[Tile]) -> list[str]:

@@ -54,6 +54,11 @@ class Tile(Section):
     corners_deg: tuple[tuple[float, float], ...]
     """Right ascension and declination of its outer corners, in order around it."""
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from all other images."""
+        return self.path, self.hdu
+
 
 class MosaicIndex(Section):
     """All that a worker needs to know of a mosaic."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,12 +64,12 @@ class OpenTile:
         self._whole = None
         self._file.close()
 
-    def expect(self, parts: NDArray[np.intp]) -> None:
-        """Read the image whole, if that is cheaper than `parts` of it, bounds of shape (n, 4), one by one."""
+    def expect(self, parts: NDArray[np.intp], times: float) -> None:
+        """Read the image whole, if that is cheaper than some `times` these parts, shape (n, 4), one by one."""
         if self._whole is not None:
             return
         height, width = self.tile.shape
-        if self._mapped() or self._costs(parts) > WHOLE_FROM * height * width:
+        if self._mapped() or self._costs(parts) * times > WHOLE_FROM * height * width:
             self._whole = self._hdu.data[self._leading] if self._leading else self._hdu.data
 
     def _mapped(self) -> bool:
@@ -85,15 +86,32 @@ class OpenTile:
         lengths = np.minimum(-(-inside[:, 2:] // steps) * steps, size) - inside[:, :2] // steps * steps
         return int(lengths.prod(axis=1).sum())
 
-    def flux(self, part: Bounds, inside: Bounds, out: NDArray[np.float32]) -> None:
-        """Write the pixels of `part` to `out`, shape (h, w): NaN beyond `inside`, the part that exists, or if blank."""
-        if inside != part:
-            out.fill(np.nan)
-            row, column = inside[1] - part[1], inside[0] - part[0]
-            out = out[row : row + inside[3] - inside[1], column : column + inside[2] - inside[0]]
-        out[...] = self._read(inside)
-        if np.count_nonzero(out) < out.size:
-            out[blank(out, inside, self.tile.shape)] = np.nan
+    def flux(self, parts: NDArray[np.intp], out: NDArray[np.float32]) -> None:
+        """Write the pixels of `parts`, bounds of shape (n, 4), to `out`, shape (n, h, w): NaN where none are, or blank.
+
+        Raises
+        ------
+        any of gzsurvey.cutouts.headers.READ_ERRORS
+            The file is damaged; what was not read is NaN.
+        """
+        insides = clipped(parts, self.tile.shape)
+        starts = (insides - parts)[:, :2]
+        done = 0
+        try:
+            for (column, row), inside, pixels in zip(starts.tolist(), insides.tolist(), out, strict=True):
+                read = self._read(inside)
+                if read.shape != pixels.shape:
+                    pixels.fill(np.nan)
+                    pixels = pixels[row : row + read.shape[0], column : column + read.shape[1]]
+                pixels[...] = read
+                done += 1
+        finally:
+            out[done:] = np.nan
+            for number in np.flatnonzero((out == 0).any(axis=(1, 2))):
+                column, row = starts[number]
+                height, width = insides[number, 2:][::-1] - insides[number, :2][::-1]
+                pixels = out[number, row : row + height, column : column + width]
+                pixels[blank(pixels, insides[number].tolist(), self.tile.shape)] = np.nan
 
     def bits(self, part: Bounds) -> NDArray[np.int64]:
         """Mask bits of `part`, 0 outside."""
@@ -118,6 +136,8 @@ class TileCache:
     """Open images, the last used kept within a memory budget."""
 
     budget_bytes: int
+    wanted: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """How many parts of each image will be asked for."""
     max_open: int = 48
     opened: int = 0
     """How often a file was opened."""
@@ -127,7 +147,7 @@ class TileCache:
 
     def get(self, tile: Tile) -> OpenTile | None:
         """The open image; None if it is damaged."""
-        key = (tile.path, tile.hdu)
+        key = tile.key
         if key in self.damaged:
             return None
         if key not in self._open:
@@ -141,27 +161,25 @@ class TileCache:
         return self._open[key]
 
     def expect(self, tile: OpenTile, parts: NDArray[np.intp]) -> None:
-        """Prepare to read `parts`."""
+        """Prepare to read `parts`, and as many like them as are wanted."""
         try:
-            tile.expect(parts)
+            tile.expect(parts, max(self.wanted.get(tile.tile.key, 0) / max(len(parts), 1), 1))
         except headers.READ_ERRORS as error:
             self.report(tile.tile, error)
 
     def flux(self, tile: OpenTile, parts: NDArray[np.intp], out: NDArray[np.float32]) -> None:
-        """Write the pixels of n `parts`, shape (n, 4), to `out`, shape (n, h, w); NaN if they cannot be read."""
-        done = 0
+        """Write the pixels of `parts` to `out`; NaN where they cannot be read."""
+        if tile.tile.key in self.damaged:
+            out.fill(np.nan)
+            return
         try:
-            if (tile.tile.path, tile.tile.hdu) not in self.damaged:
-                for part, inside in zip(parts.tolist(), clipped(parts, tile.tile.shape).tolist(), strict=True):
-                    tile.flux(part, inside, out[done])
-                    done += 1
+            tile.flux(parts, out)
         except headers.READ_ERRORS as error:
             self.report(tile.tile, error)
-        out[done:] = np.nan
 
     def bits(self, tile: OpenTile, part: Bounds) -> NDArray[np.int64]:
         """Mask bits of `part`; none if they cannot be read."""
-        if (tile.tile.path, tile.tile.hdu) not in self.damaged:
+        if tile.tile.key not in self.damaged:
             try:
                 return tile.bits(part)
             except headers.READ_ERRORS as error:
@@ -170,8 +188,8 @@ class TileCache:
 
     def report(self, tile: Tile, error: BaseException) -> None:
         """Remember that an image is damaged."""
-        self.damaged[tile.path, tile.hdu] = " ".join(str(error).split()) or type(error).__name__
-        if broken := self._open.pop((tile.path, tile.hdu), None):
+        self.damaged[tile.key] = " ".join(str(error).split()) or type(error).__name__
+        if broken := self._open.pop(tile.key, None):
             broken.close()
 
     def trim(self, in_use: int) -> None:

@@ -92,10 +92,11 @@ def resample_all(native: NDArray[np.floating], affine: Affine, size_px: int) -> 
 
 def _of_data(native: NDArray[np.floating], affine: Affine, size_px: int, means: Means) -> Planes:
     """Means of what is data; shape (N, C, S, S)."""
-    finite = np.isfinite(native)
-    clean = finite.all(axis=(1, 2, 3)) & _inside(native.shape, affine, size_px)
+    with np.errstate(invalid="ignore", over="ignore"):
+        clean = np.isfinite(native.sum(axis=(1, 2, 3))) & _inside(native.shape, affine, size_px)
     if clean.all():
         return means(native, affine, size_px)
+    finite = np.isfinite(native)
     out = np.empty((*native.shape[:2], size_px, size_px), dtype=np.float32)
     good, holed = np.flatnonzero(clean), np.flatnonzero(~clean)
     if good.size:

@@ -11,8 +11,8 @@ from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 from reproject import reproject_exact, reproject_interp
 
-from gzsurvey.images.frame import Frame
 from gzsurvey.images.affine import Affine, affine_maps
+from gzsurvey.images.frame import Frame
 from gzsurvey.images.resample import _matrix_means, _two_pass_means, resample
 from gzsurvey.images.stretch import to_rgb
 from gzsurvey.recipes.preparation import Preparation
