@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -144,7 +145,7 @@ def slices(sky: Sky) -> int:
                 image = file[sky.hdu()]
                 shape = tuple(image.get_dims())
                 for row, top, left in where:
-                    place(pixels[row, plane], lambda rows, columns: image[rows, columns], shape, top, left)
+                    place(pixels[row, plane], image, shape, top, left)
     return len(pixels)
 
 
@@ -157,7 +158,7 @@ def whole(sky: Sky) -> int:
         for plane, band in enumerate(BANDS):
             image = fitsio.read(str(sky.path(tile, band)), ext=sky.hdu())
             for row, top, left in where:
-                place(pixels[row, plane], lambda rows, columns: image[rows, columns], image.shape, top, left)
+                place(pixels[row, plane], image, image.shape, top, left)
     return len(pixels)
 
 
