@@ -72,7 +72,7 @@ class _Batch:
 
     def add(self, rows: NDArray[np.intp], bands: Sequence[int], pixels: NDArray[np.float32]) -> None:
         """Fill what is missing of some jobs and bands; pixels (n, C, S, S)."""
-        at = np.ix_(rows, bands)
+        at = np.ix_(rows, np.asarray(bands))
         if not self._untouched[at].all():
             known = self.pixels()[at]
             pixels = np.where(np.isnan(known), pixels, known)

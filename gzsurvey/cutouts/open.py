@@ -107,6 +107,8 @@ def check_source(
     gzsurvey.errors.SourceError
         What is wrong, and what to change.
     """
+    if preparation.is_flux and not spec.gives_flux:
+        raise SourceError(spec.text, "gives ready pictures, and the model takes flux; name bands, or another source")
     if spec.kind == "mosaic":
         return _indexed(spec, preparation.bands, cache_dir or cache_folder())
     source = open_source(spec, preparation, politeness=politeness)

@@ -103,7 +103,7 @@ class Flux:
         affine = laid(affine_maps(wcs, ra, dec, scale, frame.size_px)[0], frame.size_px, self.resampling)
         if not affine.known:
             return np.full((frame.size_px, frame.size_px), np.nan, dtype=np.float32)
-        own_area = frame.scale_arcsec**2 / affine.area_px
+        own_area = frame.scale_arcsec**2 / float(affine.area_px)
         area = own_area if self.pixel_arcsec is None else self.pixel_arcsec**2
         column0, row0, column1, row1 = affine.bounds(frame.size_px).tolist()
         column, row = max(column0, 0), max(row0, 0)

@@ -158,6 +158,11 @@ class SourceSpec:
         """Whether a HiPS is asked for flux: it names bands; otherwise for ready pictures."""
         return self.bands is not None or "{band}" in self.address
 
+    @property
+    def gives_flux(self) -> bool:
+        """Whether its cutouts are flux rather than ready pictures."""
+        return self.is_flux if self.kind in {"hips", "hips2fits"} else self.kind != "images"
+
     def counts_scale(self, stated_arcsec: float | None = None) -> float:
         """Side of the pixels to which the counts of a HiPS refer, arcsec.
 

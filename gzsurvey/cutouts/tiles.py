@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -238,7 +238,7 @@ def _padded(pixels: NDArray[Any], inside: Bounds, part: Bounds, fill: np.generic
     return whole
 
 
-def blank(pixels: NDArray[np.float32], inside: Bounds, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def blank(pixels: NDArray[np.float32], inside: Sequence[int], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Find exact zeros in squares of `BLANK_RUN` pixels: a filled border, never a pixel that happens to be zero.
 
     Beyond the image's own border all counts as zero, so that a single line along it is found.

@@ -54,13 +54,13 @@ class Affine:
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which frames have a map: the others lie on the other side of the sky."""
-        return np.isfinite(self.values).all(axis=0)
+        return np.asarray(np.isfinite(self.values).all(axis=0))
 
     @property
     def area_px(self) -> NDArray[np.float64]:
         """Native pixels per pixel of the frame."""
         _, _, xx, xy, yx, yy = self.values
-        return np.abs(xx * yy - xy * yx)
+        return np.asarray(np.abs(xx * yy - xy * yx))
 
     @property
     def lying(self) -> NDArray[np.bool_]:
@@ -157,7 +157,7 @@ def affine_maps(
     slopes = np.einsum("nkp,kd->dpn", pixels, _STEPS) / (_STEPS[:, 0] ** 2).sum() / (_REACH * size_px)
     by_x, by_y = -slopes[0], slopes[1]
     start = centre.T - (by_x + by_y) * ((size_px - 1) / 2)
-    return Affine(*start, by_x[0], by_y[0], by_x[1], by_y[1])
+    return Affine(start[0], start[1], by_x[0], by_y[0], by_x[1], by_y[1])
 
 
 def _pixels_of_sky(wcs: WCS, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ def resample(native: NDArray[np.floating], affine: Affine, size_px: int) -> Plan
     float32, shape (C, S, S)
         NaN where less than half of an output pixel's weight lies on data.
     """
-    (planes,) = resample_all(native[None], affine[None], size_px)
+    planes: Planes = resample_all(native[None], affine[None], size_px)[0]
     return planes
 
 
@@ -198,8 +198,8 @@ def _between(lines: NDArray[Real], places: NDArray[np.float64]) -> NDArray[Real]
     share = (places - whole).astype(lines.dtype)
     flat, index = lines.reshape(planes, -1), whole + np.arange(count)[:, None] * length
     below = flat.take(index, axis=1)
-    above = flat.take(index + 1, axis=1)
-    above -= below
-    above *= share
-    above += below
-    return above
+    between: NDArray[Real] = flat.take(index + 1, axis=1)
+    between -= below
+    between *= share
+    between += below
+    return between

@@ -288,7 +288,7 @@ def _record(job: Job, draft: _Draft, workers: int, seen: Look, demands: Sequence
         select=job.select,
         campaigns=job.campaigns,
         cuts=tuple(CutRecord(**asdict(cut)) for cut in draft.targets.cuts),
-        notes=(*draft.targets.notes, *map(str, demands)),
+        notes=(*draft.model.card.preparation.warnings, *draft.targets.notes, *map(str, demands)),
         estimate=estimate,
         versions={"gzsurvey": importlib.metadata.version("gzsurvey"), **draft.model.versions},
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -123,15 +123,11 @@ def cutout2d(sky: Sky) -> int:
     return made // len(BANDS)
 
 
-def place(
-    pixels: np.ndarray, read: Callable[[slice, slice], np.ndarray], shape: tuple[int, int], row: int, column: int
-) -> None:
+def place(pixels: np.ndarray, image: Any, shape: tuple[int, ...], *starts: int) -> None:
     """Put what lies on an image into one cutout."""
-    inside = [
-        slice(max(start, 0), min(start + SIZE, length)) for start, length in zip((row, column), shape, strict=True)
-    ]
-    there = [slice(part.start - start, part.stop - start) for part, start in zip(inside, (row, column), strict=True)]
-    pixels[tuple(there)] = read(*inside)
+    inside = [slice(max(start, 0), min(start + SIZE, length)) for start, length in zip(starts, shape, strict=True)]
+    there = [slice(part.start - start, part.stop - start) for part, start in zip(inside, starts, strict=True)]
+    pixels[tuple(there)] = image[inside[0], inside[1]]
 
 
 def slices(sky: Sky) -> int:
