@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.headers import NANOMAGGY_ZEROPOINT, stem
+from gzsurvey.cutouts.layers import Layer
 from gzsurvey.cutouts.mosaic_index import MosaicIndex, Tile
 from gzsurvey.cutouts.outline import Outlines
 from gzsurvey.cutouts.source import Cutout, Miss, Request
@@ -122,6 +123,7 @@ class MosaicSource:
         layers = [[n for n, tile in enumerate(index.tiles) if tile.band == band] for band in self._bands]
         layers.append(list(range(len(index.tiles), len(self._tiles))))
         self._outlines, self._layers = _places(self._tiles, layers)
+        self._sampled = [Layer(name, tiles) for name, tiles in index.layers.items()]
         self.files_opened = 0
         """How often the last `fetch` opened a file."""
 
@@ -137,11 +139,25 @@ class MosaicSource:
         covered.sort(key=lambda job: (job.request.frame.size_px, job.candidates[0][0]))
         cache = TileCache(CACHE_BYTES, wanted=self._wanted(covered))
         try:
+            sampled = self._sample([job.request for job in covered], cache)
             for jobs in self._batches(covered):
-                yield from self._serve(_Batch(jobs, len(self._bands)), cache)
+                for row, answer in self._serve(_Batch(jobs, len(self._bands)), cache):
+                    yield (
+                        row,
+                        replace(answer, layers=sampled[row]) if isinstance(answer, Cutout) and sampled else answer,
+                    )
         finally:
             self.files_opened = cache.opened
             cache.close()
+
+    def _sample(self, requests: Sequence[Request], cache: TileCache) -> dict[int, dict[str, float]]:
+        """Values of all layers at each target, by row; nothing where the source has no layers."""
+        if not self._sampled:
+            return {}
+        ra = np.array([request.ra_deg for request in requests], dtype=np.float64)
+        dec = np.array([request.dec_deg for request in requests], dtype=np.float64)
+        values = {layer.name: layer.sample(ra, dec, cache).tolist() for layer in self._sampled}
+        return {request.row: {name: found[n] for name, found in values.items()} for n, request in enumerate(requests)}
 
     def _ranked(
         self, requests: Sequence[Request]
@@ -150,7 +166,7 @@ class MosaicSource:
         ra = np.array([request.ra_deg for request in requests], dtype=np.float64)
         dec = np.array([request.dec_deg for request in requests], dtype=np.float64)
         fov = np.array([request.frame.fov_arcsec for request in requests], dtype=np.float64)
-        touched = [_touching(where, ra, dec, fov) for where in self._outlines]
+        touched = [where.ranked(ra, dec, fov) for where in self._outlines]
         nothing: list[list[int]] = [[] for _ in requests]
         layers = [(tiles, nothing if place is None else touched[place]) for tiles, place in self._layers]
         for number, request in enumerate(requests):
@@ -281,22 +297,6 @@ def _places(
     known = {place: number for number, place in enumerate(dict.fromkeys(filter(None, corners)))}
     found = [Outlines(np.array(place, dtype=np.float64)) for place in known]
     return found, [(layer, known.get(place)) for layer, place in zip(layers, corners, strict=True)]
-
-
-def _touching(
-    where: Outlines, ra: NDArray[np.float64], dec: NDArray[np.float64], fov: NDArray[np.float64]
-) -> list[list[int]]:
-    """Per field of view, images by coverage, then by depth of the centre, then by order."""
-    touched: list[list[int]] = [[] for _ in ra]
-    if len(ra):
-        fields, images = where.near(ra, dec, fov)
-        share, depth = where.coverage(images, ra[fields], dec[fields], fov[fields])
-        touching = np.flatnonzero(share > 0)
-        keys = (images[touching], -depth[touching], -share[touching], fields[touching])
-        order = touching[np.lexsort(keys)]
-        for field, image in zip(fields[order].tolist(), images[order].tolist(), strict=True):
-            touched[field].append(image)
-    return touched
 
 
 def _image_ids(tiles: Sequence[Tile]) -> list[str]:

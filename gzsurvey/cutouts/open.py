@@ -206,11 +206,14 @@ def _indexed(spec: SourceSpec, bands: Sequence[str], folder: Path) -> Path:
 def _fingerprint(spec: SourceSpec, bands: Sequence[str]) -> str:
     """Hash of what is asked for, and of all files' names, sizes and times, wherever it is asked from."""
     names = spec.bands or tuple(bands)
-    where = [str(Path(text).expanduser().absolute()) for text in (spec.address, spec.mask) if text is not None]
-    digest = hashlib.sha256(repr((VERSION, where, names, spec.zeropoints, spec.mask_bits)).encode())
+    maps = [text for text in (spec.mask, *(layer.files for layer in spec.layers)) if text]
+    where = [str(Path(text).expanduser().absolute()) for text in (spec.address, *maps)]
+    columns = [layer.name for layer in spec.layers]
+    digest = hashlib.sha256(repr((VERSION, where, names, spec.zeropoints, spec.mask_bits, columns)).encode())
     files = list_files(spec, names)
-    masks = list_files(SourceSpec(f"mosaic:{spec.mask}"), ("mask",)) if spec.mask else []
-    for file in files + masks:
+    for text in maps:
+        files += list_files(SourceSpec(f"mosaic:{text}"), ())
+    for file in files:
         stat = Path(file.path).stat()
         digest.update(f"{Path(file.path).absolute()} {file.band} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]

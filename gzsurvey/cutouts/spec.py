@@ -32,6 +32,18 @@ SERVERS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """A map that is read at each target."""
+
+    name: str
+    """Of its catalogue column."""
+    files: str
+    """Pattern of its FITS images."""
+    unit: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSpec:
     """A SOURCE with the names and zero points of its bands."""
 
@@ -55,6 +67,8 @@ class SourceSpec:
     """Of an archive: only images of this ``dataproduct_subtype``."""
     survey: str = ""
     """Name of the survey that describes it; empty: the user wrote it out."""
+    layers: tuple[LayerSpec, ...] = ()
+    """Of a mosaic: maps to read at each target."""
     credit: str = ""
     """The line that a paper owes the survey."""
     licence: str = ""
@@ -121,6 +135,7 @@ class SourceSpec:
             survey.collection,
             survey.product,
             PurePath(text).stem,
+            tuple(LayerSpec(name, **layer.model_dump()) for name, layer in survey.layers.items()),
             survey.credit,
             survey.licence,
         )

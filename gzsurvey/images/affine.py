@@ -151,7 +151,7 @@ def affine_maps(
     """
     offsets = np.radians(_REACH * size_px * np.asarray(scale_arcsec) / 3600)[:, None, None] * _STEPS
     ra, dec = _sky_of_tangent_plane(np.asarray(ra_deg), np.asarray(dec_deg), offsets)
-    pixels = _pixels_of_sky(wcs, ra.ravel(), dec.ravel()).reshape(len(offsets), len(_STEPS), 2)
+    pixels = pixels_of_sky(wcs, ra.ravel(), dec.ravel()).reshape(len(offsets), len(_STEPS), 2)
     pixels[~np.isfinite(pixels).all(axis=(1, 2))] = np.nan
     centre = pixels.mean(axis=1)
     slopes = np.einsum("nkp,kd->dpn", pixels, _STEPS) / (_STEPS[:, 0] ** 2).sum() / (_REACH * size_px)
@@ -160,7 +160,7 @@ def affine_maps(
     return Affine(start[0], start[1], by_x[0], by_y[0], by_x[1], by_y[1])
 
 
-def _pixels_of_sky(wcs: WCS, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+def pixels_of_sky(wcs: WCS, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
     """Zero-based column and row, shape (N, 2), of ICRS positions; NaN where there is none."""
     from astropy.coordinates import FK5, ICRS, SkyCoord
     from astropy.wcs.utils import wcs_to_celestial_frame

@@ -31,7 +31,7 @@ from gzsurvey.sky.targets import TargetOptions, Targets, read_targets
 from gzsurvey.survey import ledger
 from gzsurvey.survey.inputs import absolute, identity, short_names, targets_sha256
 from gzsurvey.survey.job import Job
-from gzsurvey.survey.layout import array_specs, group_attributes
+from gzsurvey.survey.layout import array_specs, group_attributes, layer_columns
 from gzsurvey.survey.preview import Look, draw, look, sample_rows
 from gzsurvey.survey.record import (
     ColumnRecord,
@@ -152,7 +152,7 @@ def _draft(
 ) -> _Draft:
     targets = read_targets(job.targets, _target_options(job, indexes))
     width, notes = _cutout_width(job, model, targets)
-    arrays = array_specs(model.card, targets)
+    arrays = array_specs(model.card, targets, layer_columns(job.sources))
     _check_columns(job, model, targets)
     model = _with_its_batch(job, model)
     return _Draft(model, indexes, inputs, hashes, replace(targets, notes=(*targets.notes, *notes)), width, arrays)
@@ -169,7 +169,8 @@ def _check_columns(job: Job, model: OnnxModel, targets: Targets) -> None:
     """Refuse now what `publish` would refuse after the work: names that meet, too many columns."""
     campaigns = choose_campaigns(model.card, job.campaigns or None)
     kept = tuple(Column(info.name, "E") for info in targets.kept_columns)
-    Layout(model.card, campaigns, Stored(replace(TARGET_ID, name=targets.id_column.name), kept))
+    stored = Stored(replace(TARGET_ID, name=targets.id_column.name), kept, layer_columns(job.sources))
+    Layout(model.card, campaigns, stored)
 
 
 def _target_options(job: Job, indexes: Sequence[Path | None]) -> TargetOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from gzsurvey.cutouts import mosaic
 from gzsurvey.cutouts.mosaic import MosaicSource
 from gzsurvey.cutouts.mosaic_index import build_index
 from gzsurvey.cutouts.source import Cutout, Miss, Request
-from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.cutouts.spec import LayerSpec, SourceSpec
 from gzsurvey.images.frame import Frame
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.status import Status
@@ -29,6 +30,10 @@ def open_mosaic(
 ) -> MosaicSource:
     spec = SourceSpec.parse(f"mosaic:{address}", bands, zeropoints)
     return MosaicSource(build_index(spec, PREPARATION.bands), PREPARATION, **options)  # type: ignore[arg-type]
+
+
+def open_of(spec: SourceSpec) -> MosaicSource:
+    return MosaicSource(build_index(spec, PREPARATION.bands), PREPARATION)
 
 
 def ask(pixel: tuple[float, float], row: int = 0, size: int = 33, scale: float = SCALE) -> Request:
@@ -257,6 +262,24 @@ def test_a_damaged_tile_costs_only_its_own_targets(tmp_path: Path) -> None:
     assert isinstance(miss, Miss)
     assert miss.status == Status.UNREADABLE
     assert miss.reason.startswith("r_a cannot be read: ")
+
+
+def test_layers_are_read_at_the_target(tmp_path: Path) -> None:
+    write_quarters(tmp_path)
+    seeing = np.arange(150 * 300, dtype=np.float32).reshape(150, 300) + 1
+    seeing[40:60, 40:60] = np.nan
+    write_tile(tmp_path / "maps" / "psfsize-r.fits.fz", seeing, EXTNAME="PSFSIZE")
+    write_tile(tmp_path / "maps" / "nexp.fits", np.full((SIDE, SIDE), 7, np.int16), BUNIT="")
+    write_tile(tmp_path / "maps" / "psfsize-2.fits", np.full((60, 60), 5, np.float32), 30, 30)
+    layers = (LayerSpec("psfsize_r", f"{tmp_path}/maps/psfsize*"), LayerSpec("nexp", f"{tmp_path}/maps/nexp.fits"))
+    source = open_of(replace(SourceSpec.parse(f"mosaic:{tmp_path}/*_?.fits", "g,r,z"), layers=layers))
+    places = {0: (100.3, 120.4), 1: (50, 50), 2: (100, 200), 3: (20.6, 99.7)}
+    found = {row: answer.layers for row, answer in source.fetch([ask(p, n) for n, p in places.items()])}  # type: ignore[union-attr]
+    assert found[0] == {"psfsize_r": 120 * 300 + 100 + 1, "nexp": 7}
+    assert found[1] == {"psfsize_r": 5, "nexp": 7}
+    assert np.isnan(found[2]["psfsize_r"])
+    assert found[2]["nexp"] == 7
+    assert found[3]["psfsize_r"] == 100 * 300 + 21 + 1
 
 
 def test_masked_pixels_are_counted(tmp_path: Path) -> None:
