@@ -35,7 +35,7 @@ class Layer:
     def sample(
         self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], cache: TileCache
     ) -> NDArray[np.float32]:
-        """Return the value of the pixel that holds each position, shape (N,); NaN outside, or where there is no data."""
+        """Return the value of the pixel that holds each position, shape (N,); NaN where there is none."""
         values = np.full(len(ra_deg), np.nan, dtype=np.float32)
         ranked = self._where.ranked(ra_deg, dec_deg, np.full(len(ra_deg), POINT_ARCSEC))
         for rank in range(max(map(len, ranked), default=0)):

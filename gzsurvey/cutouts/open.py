@@ -21,6 +21,7 @@ from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, buil
 from gzsurvey.cutouts.remote.client import Client
 from gzsurvey.cutouts.remote.token import token
 from gzsurvey.cutouts.sia import SiaSource
+from gzsurvey.cutouts.skyview import SkyviewSource
 from gzsurvey.cutouts.source import CutoutSource, RemoteSource
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.cutouts.synthetic import SyntheticSource
@@ -35,6 +36,7 @@ REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSourc
     "hips2fits": Hips2fitsSource,
     "legacy": LegacySource,
     "sia": SiaSource,
+    "skyview": SkyviewSource,
 }
 """Sources that ask services, by kind."""
 

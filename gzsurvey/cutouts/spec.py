@@ -18,6 +18,7 @@ KINDS: dict[str, str] = {
     "hips2fits": "hips2fits:HIPS_ID or hips2fits:HIPS_ID@URL: a hips2fits service",
     "legacy": "legacy:LAYER or legacy:LAYER@URL: the Legacy Surveys viewer",
     "sia": "sia:URL: the query address of an SIA service",
+    "skyview": "skyview:SURVEY or skyview:SURVEY@URL: a survey of NASA's SkyView, {band} in its name",
     "synthetic": "synthetic: made-up galaxies, for tests and benchmarks",
 }
 """The kinds of source that exist, and how each is written."""
@@ -27,6 +28,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
         "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
     ),
     "legacy": ("https://www.legacysurvey.org/viewer",),
+    "skyview": ("https://skyview.gsfc.nasa.gov/current/cgi/basicform.pl",),
 }
 """Where services are asked that have no server in the SOURCE: the first, then its mirrors."""
 

@@ -14,7 +14,7 @@ from gzsurvey.recipes.columns import ColumnMap, Holds, load_column_map
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.resources import RECIPES, find
 
-CUTOUT_KINDS = ("mosaic:", "hips:", "hips2fits:", "legacy:", "sia:", "synthetic:")
+CUTOUT_KINDS = ("mosaic:", "hips:", "hips2fits:", "legacy:", "sia:", "skyview:", "synthetic:")
 """How the `images` of a source begins where they are cut out of a survey."""
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import astropy.units as u
 import numpy as np
@@ -165,6 +165,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, "application/octet-stream", self.services.replies[path])
         elif path == "/hips2fits":
             self._send(*self._hips2fits(query))
+        elif path.startswith("/skyview/"):
+            self._skyview(path.removeprefix("/skyview/"), query)
         elif path.startswith("/viewer/cutout."):
             self._send(200, "image/fits", self._legacy(query))
         elif path.startswith("/archive/"):
@@ -215,6 +217,25 @@ class Handler(BaseHTTPRequestHandler):
         cube = np.stack([np.nan_to_num(sky.seen(band, wcs, (size, size))) for band in bands])
         return fits_bytes(cube, header)
 
+    def _skyview(self, what: str, query: Query) -> None:
+        """A form with the surveys, a page with a link to what was asked for, and the image behind it."""
+        if what == "form":
+            names = "".join(f"<option>sky {band}</option>" for band in self.services.sky.planes)
+            select = f'<select name="survey" id="Drawn">{names}</select>'
+            hidden = '<input type="text" name="scaling" value="Linear">'
+            body = f'<html><form action="query">{select}{hidden}</form></html>'
+        elif what == "query":
+            body = f'<html><a href="image?{urlencode(query)}">FITS</a><a href="image.jpg">JPEG</a></html>'
+        else:
+            assert (query["scaling"], query["coordinates"]) == ("Linear", "ICRS")
+            ra, dec = map(float, query["Position"].split())
+            size, fov = int(query["pixels"]), float(query["size"].split(",")[0])
+            wcs = tan_wcs(ra, dec, fov * 3600 / size, size)
+            seen = np.nan_to_num(self.services.sky.seen(query["survey"][-1], wcs, (size, size)))
+            self._send(200, "image/fits", fits_bytes(seen, wcs.to_header()))
+            return
+        self._send(200, "text/html", body.encode())
+
     def _archive(self, what: str, query: Query) -> None:
         services = self.services
         if services.token and self.headers.get("Authorization") != f"Bearer {services.token}":
@@ -254,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "html":
             self._send(200, "text/html", b"<!DOCTYPE html><html><body>Maintenance</body></html>")
         elif fault == "size":
-            self._answer(path, query | {"width": "40", "height": "40", "size": "40"})
+            self._answer(path, query | {"width": "40", "height": "40", "size": "40", "pixels": "40"})
         elif fault == "corrupt":
             kind = query.get("format", "fits")
             self._send(200, "image/jpeg", b"\xff\xd8\xff\xe0junk" if kind == "jpg" else b"SIMPLE  = junk")
