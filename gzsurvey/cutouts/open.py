@@ -20,6 +20,7 @@ from gzsurvey.cutouts.mosaic import MISSING_LIMIT, MosaicSource
 from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, build_index
 from gzsurvey.cutouts.remote.client import Client
 from gzsurvey.cutouts.remote.token import token
+from gzsurvey.cutouts.sdss import SdssSource
 from gzsurvey.cutouts.sia import SiaSource
 from gzsurvey.cutouts.skyview import SkyviewSource
 from gzsurvey.cutouts.source import CutoutSource, RemoteSource
@@ -35,6 +36,7 @@ REPLIES = "replies"
 REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {
     "hips2fits": Hips2fitsSource,
     "legacy": LegacySource,
+    "sdss": SdssSource,
     "sia": SiaSource,
     "skyview": SkyviewSource,
 }

@@ -135,7 +135,7 @@ class _Refused(Exception):
 
 
 class _Exact(SkyCoord):  # type: ignore[misc]
-    """An ICRS position that astroquery writes out in full: it would write FK5, and six digits, that is two arcseconds."""
+    """An ICRS position that astroquery writes out in full: of others it writes six digits, that is two arcseconds."""
 
     @property
     def fk5(self) -> SkyCoord:

@@ -18,6 +18,7 @@ KINDS: dict[str, str] = {
     "hips2fits": "hips2fits:HIPS_ID or hips2fits:HIPS_ID@URL: a hips2fits service",
     "legacy": "legacy:LAYER or legacy:LAYER@URL: the Legacy Surveys viewer",
     "sia": "sia:URL: the query address of an SIA service",
+    "sdss": "sdss, sdss:RELEASE or sdss:RELEASE@URL: frames of the Sloan Digital Sky Survey",
     "skyview": "skyview:SURVEY or skyview:SURVEY@URL: a survey of NASA's SkyView, {band} in its name",
     "synthetic": "synthetic: made-up galaxies, for tests and benchmarks",
 }
@@ -28,6 +29,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
         "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
     ),
     "legacy": ("https://www.legacysurvey.org/viewer",),
+    "sdss": ("https://skyserver.sdss.org",),
     "skyview": ("https://skyview.gsfc.nasa.gov/current/cgi/basicform.pl",),
 }
 """Where services are asked that have no server in the SOURCE: the first, then its mirrors."""
@@ -78,7 +80,7 @@ class SourceSpec:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise SourceError(self.text, _unknown(self.text))
-        if not self.address and self.kind != "synthetic":
+        if not self.address and self.kind not in {"synthetic", "sdss"}:
             raise SourceError(self.text, f"says no path; write {KINDS[self.kind]}")
         if self.kind == "sia" and not self.servers:
             raise SourceError(self.text, f"is no address; write {KINDS[self.kind]}")

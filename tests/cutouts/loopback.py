@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +131,33 @@ def fits_bytes(pixels: NDArray[np.generic], header: fits.Header) -> bytes:
     return buffer.getvalue()
 
 
+FIELDS = {100: slice(0, 340), 101: slice(260, 600)}
+"""Fields of the one run of SDSS that is drawn, as rows of the sky: they overlap."""
+
+
+def drawn_field(sky: Sky, ra: float, dec: float) -> str | None:
+    """Run, rerun, camcol and field of a position."""
+    with WCS_LOCK:
+        column, row = sky.wcs.all_world2pix(ra, dec, 0)
+    side = next(iter(sky.planes.values())).shape[0]
+    if not (0 <= column < side and 0 <= row < side):
+        return None
+    return f"94,301,1,{100 if row < side / 2 else 101}"
+
+
+def drawn_frame(sky: Sky, path: str) -> bytes | None:
+    """A frame as SDSS names it."""
+    found = re.fullmatch(r"/sas/dr17/eboss/photoObj/frames/301/94/1/frame-(.)-000094-1-(\d{4})\.fits\.bz2", path)
+    if found is None or int(found[2]) not in FIELDS:
+        return None
+    rows = FIELDS[int(found[2])]
+    wcs = sky.wcs.deepcopy()
+    wcs.wcs.crpix -= [0, rows.start]
+    header = wcs.to_header()
+    header["BUNIT"] = "nanomaggy"
+    return bz2.compress(fits_bytes(sky.planes[found[1]][rows], header))
+
+
 class Handler(BaseHTTPRequestHandler):
     """hips2fits under ``/hips2fits``, the Legacy viewer under ``/viewer``, HiPS files under ``/hips``."""
 
@@ -159,12 +188,32 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
+    def do_POST(self) -> None:
+        """Crossmatch of SDSS: the targets of an upload that lie on the sky, and the field of each."""
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with self.services.lock:
+            number = len(self.services.log)
+            fault = self.services.fault(number, self.path, {})
+            self.services.log.append(Seen(time.monotonic(), self.path, dict(self.headers), fault, {}))
+        if fault:
+            self._fault(fault, self.path, {})
+            return
+        places = [tuple(map(float, found)) for found in re.findall(r"obj_\d+ (\S+) (\S+)", body)]
+        rows = [f"{ra},{dec},{drawn_field(self.services.sky, ra, dec)}" for ra, dec in places]
+        found = [row for row in rows if not row.endswith("None")]
+        self._send(200, "text/plain", "\n".join(["#Table1", "ra,dec,run,rerun,camcol,field", *found]).encode())
+
     def _answer(self, path: str, query: Query) -> None:
         query = self.services.rewrite(query)
         if path in self.services.replies:
             self._send(200, "application/octet-stream", self.services.replies[path])
         elif path == "/hips2fits":
             self._send(*self._hips2fits(query))
+        elif path.startswith("/sas/"):
+            frame = drawn_frame(self.services.sky, path)
+            self._not_found() if frame is None else self._send(200, "application/octet-stream", frame)
+        elif path.endswith("/x_results.aspx"):
+            self._send(200, "application/json", b'[{"TableName": "", "Rows": [{"name": "run"}]}]')
         elif path.startswith("/skyview/"):
             self._skyview(path.removeprefix("/skyview/"), query)
         elif path.startswith("/viewer/cutout."):
