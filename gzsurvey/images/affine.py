@@ -17,6 +17,8 @@ STRAIGHT_PX = 0.02
 """Images that leave a frame's rows by less than this, in native pixels, count as unrotated."""
 NATIVE_PX = 0.25
 """A frame has an image's own grid where, laid on it in the middle, no pixel is further off than this."""
+NATIVE_AREA = 1e-3
+"""And where its pixels have the image's area within this: it is then taken as equal."""
 MARGIN_PX = 1.5
 """Native pixels read around a frame, for the kernel."""
 
@@ -96,7 +98,7 @@ class Affine:
         off = np.abs(values[2:] - steps) * middle
         start = np.round(values[:2] + (_sums(values[2:]) - _sums(steps)) * middle)
         grid = Affine(*start, *steps)
-        own = (_sums(off) < NATIVE_PX).all(axis=0) & grid.whole
+        own = (_sums(off) < NATIVE_PX).all(axis=0) & (np.abs(self.area_px - 1) < NATIVE_AREA) & grid.whole
         return Affine(*np.where(own, grid.values, values))
 
     def bounds(self, size_px: int) -> NDArray[np.intp]:

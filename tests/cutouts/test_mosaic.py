@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import Cutout2D
 from contracts.cutout_source import CutoutSourceContract
-from mosaics import RA, SCALE, SIDE, at, field, header, write_quarters, write_tile
+from mosaics import RA, SCALE, SIDE, at, field, field_wcs, header, write_quarters, write_tile
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts import mosaic
 from gzsurvey.cutouts.mosaic import MosaicSource
 from gzsurvey.cutouts.mosaic_index import build_index
+from gzsurvey.cutouts.open import open_source
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import LayerSpec, SourceSpec
 from gzsurvey.images.frame import Frame
@@ -76,6 +79,31 @@ def test_cutouts_are_the_native_pixels(tmp_path: Path) -> None:
     cutout = pixels(open_mosaic(tmp_path), ask((60, 80)))
     for plane, band in zip(cutout, "grz", strict=True):
         np.testing.assert_allclose(plane, around(whole[band], 60, 80), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_native_cutouts_are_those_of_astropy_to_the_bit(tmp_path: Path, size: int) -> None:
+    whole = write_quarters(tmp_path / "tiles", bands="g")["g"]
+    write_tile(tmp_path / "whole.fits", whole, FILTER="g")
+    native = Preparation(image_size=size, resampling="native")
+    source = open_source(SourceSpec.parse(f"mosaic:{tmp_path}/whole.fits", "g,g,g"), native, missing_limit=1.0)
+    places = np.random.default_rng(3).uniform(-10, SIDE + 9, (60, 2))
+    requests = [ask(tuple(place), n, size) for n, place in enumerate(places)]
+    for row, answer in source.fetch(requests):
+        where = SkyCoord(requests[row].ra_deg, requests[row].dec_deg, unit="deg")
+        expected = Cutout2D(whole, where, size, field_wcs(), mode="partial", fill_value=np.nan).data
+        assert isinstance(answer, Cutout)
+        np.testing.assert_array_equal(answer.pixels[0], expected)
+
+
+def test_native_frames_of_another_scale_or_orientation_are_resampled(tmp_path: Path) -> None:
+    write_tile(tmp_path / "whole.fits", field(), FILTER="g")
+    spec = SourceSpec.parse(f"mosaic:{tmp_path}/whole.fits", "g,g,g")
+    found = [
+        pixels(open_source(spec, Preparation(image_size=32, resampling=how)), ask((150.3, 150.4), size=32, scale=0.3))  # type: ignore[arg-type]
+        for how in ("native", "mean")
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("place", [(150, 60), (149, 151), (168, 100), (131, 131)])

@@ -175,6 +175,24 @@ def test_native_pixels_come_through_unchanged() -> None:
     np.testing.assert_array_equal(resample(native, Affine(9.0, 5.0, 1, 0, 0, 1), 32), native[:, 5:37, 9:41])
 
 
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_frames_on_native_pixels_are_copies_in_any_orientation(turn: int, mirror: int) -> None:
+    native = np.random.default_rng(5).normal(size=(1, 40, 40)).astype(np.float32)
+    xx, xy = [(1, 0), (0, 1), (-1, 0), (0, -1)][turn]
+    steps = np.array([xx * mirror, xy, -xy * mirror, xx], dtype=float)
+    near = Affine(*(20 - np.array([steps[:2].sum(), steps[2:].sum()]) * 7.5 + 0.2), *(steps + 1e-4))
+    affine = near.snapped(16)
+    assert affine.whole
+    y, x = np.indices((16, 16))
+    columns = (affine.column + affine.xx * x + affine.xy * y).astype(int)
+    rows = (affine.row + affine.yx * x + affine.yy * y).astype(int)
+    np.testing.assert_array_equal(resample(native, affine, 16)[0], native[0, rows, columns])
+    moved = near.values[:2] + 7.5 * np.array([near.xx + near.xy, near.yx + near.yy])
+    middle = affine.values[:2] + 7.5 * np.array([affine.xx + affine.xy, affine.yx + affine.yy])
+    assert np.abs(middle - moved).max() <= 0.5
+
+
 @pytest.mark.parametrize("affine", [Affine(10, 10, 0.9, 0, 0, 0.9), Affine(10, 12, 0.9, 0.3, -0.3, 0.9)])
 def test_missing_pixels_stay_missing_and_do_not_spread(affine: Affine) -> None:
     native = np.ones((1, 60, 70), dtype=np.float32)
