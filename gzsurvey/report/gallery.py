@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.cutouts.source import Cutout
 from gzsurvey.errors import GZSurveyError, TableError
-from gzsurvey.images.prepare import prepare_cutout
+from gzsurvey.images.prepare import prepare_cutout, shown
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.aside import written_aside
 from gzsurvey.report.figures import new_figure, plain
@@ -86,7 +86,8 @@ def fetch_pictures(view: SurveyView, rows: Iterable[int]) -> Pictures:
         wanted = requests(read_block_targets(view.run, block), inside, preparation)
         for row, answer in answers(sources, wanted, record.recipe.missing_limit):
             if isinstance(answer, Cutout):
-                pictures[block * record.block_rows + row] = prepare_cutout(answer.pixels, preparation)
+                prepared = prepare_cutout(answer.pixels, preparation)
+                pictures[block * record.block_rows + row] = shown(prepared, preparation)
     return pictures
 
 

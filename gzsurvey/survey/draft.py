@@ -33,7 +33,7 @@ from gzsurvey.sky.targets import (
     read_targets,
 )
 from gzsurvey.survey.job import Job
-from gzsurvey.survey.layout import array_specs
+from gzsurvey.survey.layout import array_specs, layer_columns
 from gzsurvey.survey.record import read_record
 from gzsurvey.survey.targets_file import Columns, open_targets
 
@@ -76,16 +76,19 @@ def open_target_table(job: Job, card: Card, indexes: Sequence[Path | None]) -> T
         )
     kept = tuple(Column(info.name, "E") for info in table.kept)
     Layout(
-        card, choose_campaigns(card, job.campaigns or None), Stored(replace(TARGET_ID, name=table.id_column.name), kept)
+        card,
+        choose_campaigns(card, job.campaigns or None),
+        Stored(replace(TARGET_ID, name=table.id_column.name), kept, layer_columns(job.sources)),
     )
     return table
 
 
-def expected_arrays(card: Card, table: TargetTable) -> tuple[ArraySpec, ...]:
+def expected_arrays(job: Job, card: Card, table: TargetTable) -> tuple[ArraySpec, ...]:
     """Return the arrays of a run as far as they are known before rows are read: every number has 8 bytes."""
     kept = tuple(replace(info, null=None) for info in table.kept)
     numbers = (np.dtype(np.float64),) * len(kept)
-    return array_specs(card, TargetColumns(table.id_column, np.dtype(np.int64), kept, numbers, bool(table.roles.r50)))
+    columns = TargetColumns(table.id_column, np.dtype(np.int64), kept, numbers, bool(table.roles.r50))
+    return array_specs(card, columns, layer_columns(job.sources))
 
 
 def draft_targets(
@@ -117,7 +120,7 @@ def draft_targets(
     try:
         targets = read_targets(table, spool, room)
         columns = targets.columns
-        arrays = array_specs(card, columns)
+        arrays = array_specs(card, columns, layer_columns(job.sources))
         length = block_length(targets.rows, workers, job.recipe.block_rows)
         notes = _write(job, card, targets, folder, length)
     finally:

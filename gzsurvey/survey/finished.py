@@ -92,7 +92,9 @@ class FinishedRun:
     def _layers(self) -> tuple[Column, ...]:
         attributes = array_attributes(self.paths.zarr)
         layers = {name: about for name, about in attributes.items() if about.get("role") == "layer"}
-        return tuple(layer_column(name, about.get("units", "")) for name, about in layers.items())
+        return tuple(
+            layer_column(name, about.get("units", ""), about.get("long_name", "")) for name, about in layers.items()
+        )
 
     @cached_property
     def counts(self) -> Counter[int]:

@@ -31,7 +31,8 @@ def absolute(spec: SourceSpec) -> SourceSpec:
         return spec
     path = Path(spec.address).expanduser()
     mask = None if spec.mask is None else str(Path(spec.mask).expanduser().absolute())
-    return replace(spec, text=f"{spec.kind}:{path.absolute()}", mask=mask)
+    layers = tuple(replace(layer, files=str(Path(layer.files).expanduser().absolute())) for layer in spec.layers)
+    return replace(spec, text=f"{spec.kind}:{path.absolute()}", mask=mask, layers=layers)
 
 
 def short_names(specs: Sequence[SourceSpec]) -> list[str]:

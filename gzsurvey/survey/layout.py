@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gzsurvey.card import Card, NumberHead, VotesHead
-from gzsurvey.errors import TableError
+from gzsurvey.cutouts.spec import LayerSpec, SourceSpec
+from gzsurvey.errors import SourceError, TableError
 from gzsurvey.outputs.columns import ROW_COLUMNS, TARGET_ID, Column, layer_column
 from gzsurvey.outputs.zarr import ArraySpec, spec_of
 from gzsurvey.sky.tables import ColumnInfo
@@ -19,7 +20,26 @@ REASON = Column("reason", "A", ucd="meta.note", description="Why there is no pre
 R50 = Column("r50", "E", 1, "arcsec", "phys.angSize;src", "Half-light radius that set the cutout's width")
 
 
-def array_specs(card: Card, targets: TargetColumns, layers: Sequence[str] = ()) -> tuple[ArraySpec, ...]:
+def layer_columns(specs: Sequence[SourceSpec]) -> tuple[Column, ...]:
+    """Return the columns of what the sources of a run sample at each target.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        Two sources mean different things by one name.
+    """
+    layers: dict[str, LayerSpec] = {}
+    for spec in specs:
+        for layer in spec.layers:
+            known = layers.setdefault(layer.name, layer)
+            if (known.unit, known.description) != (layer.unit, layer.description):
+                raise SourceError(
+                    spec.text, f"its layer {layer.name!r} has another unit or meaning than an earlier source's"
+                )
+    return tuple(layer_column(layer.name, layer.unit, layer.description) for layer in layers.values())
+
+
+def array_specs(card: Card, targets: TargetColumns, layers: Sequence[Column] = ()) -> tuple[ArraySpec, ...]:
     """Return the arrays of ``predictions.zarr``, in order.
 
     Parameters
@@ -28,7 +48,7 @@ def array_specs(card: Card, targets: TargetColumns, layers: Sequence[str] = ()) 
         Says which outputs the model has.
     targets : TargetColumns
         Say which columns are kept, and whether ids are numbers.
-    layers : sequence of str
+    layers : sequence of Column
         What the sources sample at each target.
 
     Raises
@@ -38,7 +58,7 @@ def array_specs(card: Card, targets: TargetColumns, layers: Sequence[str] = ()) 
     """
     specs = [replace(spec_of(TARGET_ID, "id", _dtype(targets.id_dtype)), name="id")]
     specs += [spec_of(column, "row") for column in (*ROW_COLUMNS, REASON)]
-    specs += [spec_of(layer_column(name), "layer") for name in layers]
+    specs += [spec_of(column, "layer") for column in layers]
     if targets.has_r50 and R50.name not in [info.name for info in targets.kept]:
         specs.append(spec_of(R50, "size"))
     specs += [_output(card, name, width) for name, width in card.outputs.items()]

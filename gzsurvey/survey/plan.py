@@ -164,7 +164,7 @@ def _asked(job: Job) -> _Asked:
 
 def _bytes_per_target(asked: _Asked, table: TargetTable) -> tuple[float, float]:
     """Return what a target takes of a disk while it is sorted, and when its results are there."""
-    results = costs.bytes_of_results(expected_arrays(asked.model.card, table))
+    results = costs.bytes_of_results(expected_arrays(asked.job, asked.model.card, table))
     return costs.bytes_to_sort(table), results * costs.SPARE_DISK
 
 
@@ -276,7 +276,7 @@ def _record(
         select=job.select,
         campaigns=job.campaigns,
         cuts=tuple(CutRecord(**asdict(cut)) for cut in targets.cuts),
-        notes=(*targets.notes, *map(str, demands)),
+        notes=(*model.card.preparation.warnings, *targets.notes, *map(str, demands)),
         planned_on=PlannedModel(
             provider=model.provider, precision=model.card.precision, onnxruntime=model.versions["onnxruntime"]
         ),

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gzsurvey.card import Card
 from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.outputs.columns import layer_column
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import create_arrays, write_block
 from gzsurvey.recipes.survey import SurveyRecipe
@@ -90,7 +91,7 @@ def make_run(
     run.mkdir(parents=True)
     write_model(paths.model, card)
     write_targets(run, block, targets)
-    specs = array_specs(card, targets, ("psfsize_r",))
+    specs = array_specs(card, targets, (layer_column("psfsize_r"),))
     create_arrays(paths.zarr, specs, n, BLOCK_ROWS, group_attributes(card, "0" * 64, ()))
     record = _record(targets, n, source, bool(np.isfinite(block["ra"]).any()))
     write_record(run, record)
