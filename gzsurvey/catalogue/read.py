@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,8 +64,8 @@ def as_table(columns: Sequence[Column], rows: Rows, parameters: Sequence[Paramet
     made = []
     for column in columns:
         values = rows[column.name]
-        about = {"name": column.name, "unit": column.unit or None, "description": column.description}
-        about |= {"meta": {"ucd": column.ucd}}
+        about: dict[str, Any] = {"name": column.name, "unit": column.unit or None, "description": column.description}
+        about["meta"] = {"ucd": column.ucd}
         can_be_null = column.dtype in "EDA" or column.null is not None
         made.append(
             MaskedColumn(values, mask=column.is_null(values), copy=False, **about)

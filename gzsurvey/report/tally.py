@@ -35,9 +35,7 @@ class Tally:
 
     def status_rows(self) -> list[tuple[int, str, int, float]]:
         """Return code, meaning, targets and their share, for every status that occurs."""
-        return [
-            (code, DESCRIPTIONS[Status(code)], n, n / self.targets) for code, n in sorted(self.statuses.items())
-        ]
+        return [(code, DESCRIPTIONS[Status(code)], n, n / self.targets) for code, n in sorted(self.statuses.items())]
 
     def leading_rows(self) -> list[tuple[str, list[tuple[str, int, float]]]]:
         """Return for each question how often each answer leads."""

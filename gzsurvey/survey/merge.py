@@ -75,7 +75,10 @@ def merge(runs: Sequence[Path], out: Path) -> Path:
     """
     opened = [open_finished(run) for run in runs]
     _check_alike(opened)
-    inputs = {f"run {i}": f"{run.run_dir.name} {ledger.digest(run.run_dir, run.entries)[1]}" for i, run in enumerate(opened, 1)}
+    inputs = {
+        f"run {i}": f"{run.run_dir.name} {ledger.digest(run.run_dir, run.entries)[1]}"
+        for i, run in enumerate(opened, 1)
+    }
     paths = RunPaths(out)
     if paths.plan.is_file():
         check_same(out, read_record(out), inputs)
@@ -95,6 +98,11 @@ def merge(runs: Sequence[Path], out: Path) -> Path:
         _write_blocks(opened, replaced, record, out)
         write_record(out, record)
     return publish(out)
+
+
+def _digest(run: FinishedRun) -> str:
+    _, digest = ledger.digest(run.run_dir, run.entries)
+    return digest
 
 
 def _check_alike(runs: Sequence[FinishedRun]) -> None:

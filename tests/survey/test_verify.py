@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from outputs.runs import make_run
 from astropy.io import fits
+from outputs.runs import make_run
 from PIL import Image
 
 from gzsurvey.errors import RecipeError, VerificationFailed
