@@ -2,7 +2,7 @@
 
 ::
 
-    python tests/benchmarks/bench_publish.py [--rows 10000000] [--run RUN] [--merge]
+    PYTHONPATH=tests python tests/benchmarks/bench_publish.py [--rows 10000000] [--run RUN] [--merge]
 
 makes a finished RUN (one campaign of 34 answers, an embedding of 64, an uneven sky; 3.4 GB for 10^7 rows), or takes
 that of an earlier call, publishes it with the friendly flavour and draws its report, each in a process of its own.
@@ -135,7 +135,8 @@ def _watch(peak: dict[str, int], done: threading.Event) -> None:
 
 def _measured(stage: str, run: Path) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, "--stage", stage, "--run", str(run)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
