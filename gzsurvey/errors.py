@@ -157,6 +157,25 @@ class DiskFull(GZSurveyError):
         return f"{self.run}: its disk is full; free some space, then repeat the command"
 
 
+class RunBusy(GZSurveyError):
+    """Another process works on a RUN.
+
+    Parameters
+    ----------
+    run : Path or str
+        The RUN directory.
+    who : str
+        Which process, or which part.
+    """
+
+    def __init__(self, run: Path | str, who: str) -> None:
+        super().__init__(str(run), who)
+        self.run, self.who = str(run), who
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.who} is working on it now; wait until it has ended"
+
+
 class ClusterError(GZSurveyError):
     """The workers of a run cannot be reached, or cannot do the work.
 

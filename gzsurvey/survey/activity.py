@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.recipes.base import Section
+from gzsurvey.survey.part import Part
 
 WRITE_SECONDS = 5.0
 """Between two notes of one worker: a thousand workers write 200 small files a second."""
@@ -133,3 +134,10 @@ def activities(run: Path) -> list[Activity]:
         except (OSError, ValidationError, UnicodeDecodeError):
             continue
     return found
+
+
+def forget(run: Path, part: Part) -> None:
+    """Remove what workers that are gone said of the blocks of a part."""
+    for about in activities(run):
+        if about.block in part:
+            RunPaths(run).activity(about.worker).unlink(missing_ok=True)

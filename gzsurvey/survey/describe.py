@@ -128,6 +128,8 @@ def _activity(run: FinishedRun, layout: Layout) -> dict[str, Any]:
         "footprint": record.footprint,
         "exclude": record.exclude,
         "notes": list(record.notes),
+        "planned_on": record.planned_on.model_dump() if record.planned_on else None,
+        "mixed": record.mixed,
         "campaigns": list(layout.campaigns),
         "prevalence": {task: dict(shares) for task, shares in layout.prevalence.items()},
         "statuses": {str(int(status)): n for status, n in sorted(run.counts.items())},
@@ -137,6 +139,7 @@ def _activity(run: FinishedRun, layout: Layout) -> dict[str, Any]:
         "versions": versions,
         "hosts": sorted({entry.host for entry in entries.values()}),
         "providers": sorted({entry.provider for entry in entries.values()}),
+        "onnxruntimes": sorted({entry.versions.get("onnxruntime", "") for entry in entries.values()}),
     }
 
 

@@ -314,7 +314,7 @@ class _Reader:
         """Return arrays and targets of some rows, ascending, by block; and the images that are kept of them."""
         values, targets = [], []
         for number in np.unique(rows // self._run.record.block_rows).tolist():
-            block = self._run.record.blocks[number]
+            block = self._run.record.block(number)
             inside = rows[(rows >= block.start) & (rows < block.stop)] - block.start
             if number != self._number:
                 read = read_rows(self._run.paths.zarr, block.start, block.stop)

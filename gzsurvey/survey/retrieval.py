@@ -119,7 +119,7 @@ def fetch_piece(task: PieceTask) -> Piece:
     """Fetch and prepare some cutouts for a worker that has a GPU."""
     import pyarrow as pa
 
-    HOSTS.share(task.workers)
+    HOSTS.assume(task.workers)
     arrived = list(_open_fetcher(Path(task.run), task.session)(task.wanted))
     found = [image for _, _, image in arrived if image is not None]
     images = np.stack(found) if found else _NOTHING

@@ -13,15 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gzsurvey.errors import AccessDenied, ClusterError, DiskFull, RecipeError, RunIncomplete
-from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
+from gzsurvey.survey.activity import forget
 from gzsurvey.survey.cluster import Pool, open_pool
-from gzsurvey.survey.record import RunRecord, read_record
+from gzsurvey.survey.part import WHOLE, Part
+from gzsurvey.survey.record import RunRecord, read_record, write_record
 from gzsurvey.survey.stall import StallWatch
-from gzsurvey.survey.status import Summary, summarise
+from gzsurvey.survey.status import Summary, metrics_file, summarise
 from gzsurvey.survey.worker import NO_SPACE, BlockSummary, BlockTask
 
 LOOK_SECONDS = 5.0
@@ -30,8 +31,10 @@ SHARED = (AccessDenied.__name__, DiskFull.__name__)
 """Causes that stop every block."""
 
 
-def run(run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = ()) -> Summary:
-    """Process every pending block of a RUN.
+def run(
+    run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = (), part: Part = WHOLE, mixed: bool = False
+) -> Summary:
+    """Process every pending block of a RUN, or of one part of it.
 
     Safe to repeat: blocks in the ledger are not done again, whatever ended the last attempt.
 
@@ -43,29 +46,40 @@ def run(run_dir: Path, cluster: ClusterProfile, retry: Collection[int] = ()) -> 
         Where to work.
     retry : collection of int
         Statuses whose targets are tried again.
+    part : Part
+        Every N-th block, in this process, while others work on other parts of equal number.
+    mixed : bool
+        Let workers with another provider or ONNX Runtime than planned work too, from now on; provenance says so.
 
     Raises
     ------
     gzsurvey.errors.RunIncomplete
         Blocks failed; the rest is safe.
-    gzsurvey.errors.OutputConflict
-        Another process works on this RUN.
+    gzsurvey.errors.RunBusy
+        Another process works on this RUN, or on this part of it.
     gzsurvey.errors.ClusterError
         The workers cannot be reached.
     """
     record = read_record(run_dir)
     statuses = _retry_statuses(retry)
-    with ledger.locked(run_dir):
-        ledger.clean(run_dir)
-        done = ledger.finished(run_dir, record)
-        todo = ledger.pending(record, done, statuses)
-        session = _Session(run_dir, record, statuses, cluster)
+    if part != WHOLE and cluster.kind != "none":
+        raise RecipeError("--part", "works in this process, without a scheduler; leave --cluster out")
+    session = _Session(run_dir, record, statuses, cluster, part)
+    with ledger.locked(run_dir, part):
+        if mixed and not record.mixed:
+            record = record.model_copy(update={"mixed": True})
+            write_record(run_dir, record)
+        ledger.clean(run_dir, part)
+        forget(run_dir, part)
+        done = ledger.finished(run_dir, record, part)
+        todo = ledger.pending(record, done, statuses, part)
         if todo:
-            with open_pool(cluster, run_dir) as pool:
+            with open_pool(cluster, run_dir, part) as pool:
                 session.work_through(todo, pool)
-    summary = replace(summarise(run_dir, record, already_finished=record.n_blocks - len(todo)), alive=False)
+    already = len(part.blocks(record.n_blocks)) - len(todo)
+    summary = replace(summarise(run_dir, record, already, part), working=())
     if summary.unfinished:
-        raise RunIncomplete(run_dir, summary.unfinished, summary.blocks, session.cause or summary.cause)
+        raise RunIncomplete(f"{run_dir}{part.said}", summary.unfinished, summary.blocks, session.cause or summary.cause)
     return summary
 
 
@@ -85,6 +99,7 @@ class _Session:
     record: RunRecord
     retry: tuple[int, ...]
     cluster: ClusterProfile
+    part: Part = WHOLE
     name: str = field(default_factory=lambda: f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {os.getpid()}")
     cause: str = ""
     """Why the last block failed."""
@@ -110,6 +125,7 @@ class _Session:
             finished, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             pool.check()
             watch.look(len(finished), pool.workers)
+            progress.advance(0, _aside(pool.workers, failures, watch.in_work))
             for future in finished:
                 task = active.pop(future)
                 summary = self._outcome(future, task)
@@ -119,7 +135,7 @@ class _Session:
                     waiting.append(replace(task, attempt=task.attempt + 1))
                     continue
                 failures += bool(summary.cause)
-                progress.advance(blocks[task.block].rows, _aside(pool.workers, failures))
+                progress.advance(blocks[task.block].rows, _aside(pool.workers, failures, watch.in_work))
         progress.finish()
 
     def _outcome(self, future: Future[BlockSummary], task: BlockTask) -> BlockSummary:
@@ -147,7 +163,7 @@ class _Session:
         known = {name: value for name, value in asdict(summary).items() if name != "worker"}
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "session": self.name, **known}
         try:
-            with RunPaths(self.run_dir).metrics.open("a", encoding="utf-8") as file:
+            with metrics_file(self.run_dir, self.part).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             if error.errno not in NO_SPACE:
@@ -155,7 +171,8 @@ class _Session:
             self.cause, self.stopped = str(DiskFull(self.run_dir)), True
 
 
-def _aside(workers: int, failures: int) -> str:
+def _aside(workers: int, failures: int, in_work: int) -> str:
     """What stands behind the numbers of a progress line."""
+    more = [f"{in_work:,} more in work"] if in_work else []
     failed = [f"{failures} blocks failed"] if failures else []
-    return ", ".join([f"{workers} {'worker' if workers == 1 else 'workers'}", *failed])
+    return ", ".join([f"{workers} {'worker' if workers == 1 else 'workers'}", *more, *failed])

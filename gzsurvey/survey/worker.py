@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.cutouts.remote.budget import HOSTS
 from gzsurvey.cutouts.source import Miss
-from gzsurvey.errors import CardMismatch, DiskFull, SourceFault
+from gzsurvey.errors import CardMismatch, ClusterError, DiskFull, SourceFault
 from gzsurvey.inference import OnnxModel, predict
 from gzsurvey.inference.provider import CPU
 from gzsurvey.outputs.paths import RunPaths
@@ -160,22 +160,26 @@ def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
     ------
     gzsurvey.errors.CardMismatch
         The model in RUN is not the one that was planned.
+    gzsurvey.errors.ClusterError
+        This process runs it on something else than planned.
     """
     record = read_record(run)
     path = RunPaths(run).model
     model = OnnxModel(path, record.provider, threads, record.batch_size)  # type: ignore[arg-type]
     if model.sha256 != record.model_sha256:
         raise CardMismatch(str(path), "is not the model that was planned; plan a new RUN")
+    if problem := record.unlike_plan(model.provider):
+        raise ClusterError(socket.gethostname(), problem)
     return Runtime(run, record, model, threads)
 
 
 def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> ledger.LedgerEntry:
     logger.info("begun", extra={"facts": {"session": task.session}})
-    HOSTS.share(task.workers)
+    HOSTS.assume(task.workers)
     reporter.enter("opening model and sources")
     runtime = open_runtime(run, task.session, task.threads)
     retrieve = _retrieval(task, run, runtime)
-    block = runtime.record.blocks[task.block]
+    block = runtime.record.block(task.block)
     targets = read_block_targets(run, task.block)
     rows, todo = _rows_to_fill(runtime, block, targets, task.retry)
     reporter.rows = len(todo)
@@ -185,7 +189,7 @@ def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> led
     reporter.enter("writing")
     ledger.remove_entry(run, task.block)
     checks.write(run, block, rows.values, rows.images, tuple(runtime.model.card.outputs))
-    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside, task.block, rows.values)
+    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside_of(task.block), task.block, rows.values)
     statuses = Counter(int(status) for status in rows.values["status"])
     entry = _entry(
         task,

@@ -18,7 +18,7 @@ from astropy.table import Table
 from PIL import Image
 
 from gzsurvey.cutouts.source import Cutout, Miss
-from gzsurvey.errors import CardMismatch, ClusterError, OutputConflict, RecipeError, RunIncomplete, TableError
+from gzsurvey.errors import CardMismatch, ClusterError, OutputConflict, RecipeError, RunBusy, RunIncomplete, TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs.zarr import array_attributes, read_rows
 from gzsurvey.recipes.cluster import ClusterProfile, load_cluster
@@ -127,7 +127,7 @@ def test_a_second_run_is_refused_while_one_is_alive(model: Path, targets: Path, 
     plan(tiny.job(model, targets), tmp_path / "run", HERE)
     with ledger.locked(tmp_path / "run"):
         assert status(tmp_path / "run").alive
-        with pytest.raises(OutputConflict, match="is working on it now"):
+        with pytest.raises(RunBusy, match="is working on it now"):
             run(tmp_path / "run", HERE)
     assert not status(tmp_path / "run").alive
     assert run(tmp_path / "run", HERE).finished == 3

@@ -132,8 +132,9 @@ def test_one_changed_value_with_the_checksum_mended_is_found(tmp_path: Path) -> 
     publish(run)
     paths = RunPaths(run)
     for product, row, column in ((paths.catalogue, 2, "bar_no_fraction"), (paths.catalogue_full, 300, "image_id")):
-        table = open_fits(product)
-        offset, dtype = table.records.offset, table.records.dtype
+        dtype = open_fits(product).records.dtype
+        with fits.open(product) as hdus:
+            offset = hdus[1].fileinfo()["datLoc"]
         value = np.array([0.123], dtype=">f4").tobytes() if column == "bar_no_fraction" else b"X"
         with product.open("r+b") as file:
             file.seek(offset + row * dtype.itemsize + dtype.fields[column][1])
