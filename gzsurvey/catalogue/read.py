@@ -65,7 +65,7 @@ def as_table(columns: Sequence[Column], rows: Rows, parameters: Sequence[Paramet
     for column in columns:
         values = rows[column.name]
         about: dict[str, Any] = {"name": column.name, "unit": column.unit or None, "description": column.description}
-        about |= {"meta": {"ucd": column.ucd}}
+        about["meta"] = {"ucd": column.ucd}
         can_be_null = column.dtype in "EDA" or column.null is not None
         made.append(
             MaskedColumn(values, mask=column.is_null(values), copy=False, **about)

@@ -80,7 +80,7 @@ class Catalogue:
                 records = part.records[_selection(rows[place] - start)]
                 for column in columns:
                     read[column.name][place] = decode(column, records[column.name])
-            part.release()
+                part.release()
         return read
 
     def require_positions(self) -> None:
@@ -97,8 +97,11 @@ class Catalogue:
 
     def count_below(self, name: str, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count rows whose `name`, an ascending column, is below each value; int64, shape of `values`."""
-        counts = [_lower_bounds(part.records[name], values) for part in self.parts]
-        return np.asarray(np.sum(counts, axis=0), dtype=np.int64)
+        counts = np.zeros(len(values), dtype=np.int64)
+        for part in self.parts:
+            counts += _lower_bounds(part.records[name], values)
+            part.release()
+        return counts
 
 
 def open_catalogue(product: Path) -> Catalogue:

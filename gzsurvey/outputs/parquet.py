@@ -84,7 +84,7 @@ class Dataset:
 
     def __init__(self, folder: Path, schema: Any) -> None:
         self._folder, self._schema = folder, schema
-        self._written: list[Any] = []
+        self._groups: Any = None
         self.rows, self.bytes = 0, 0
         folder.mkdir(parents=True)
 
@@ -99,13 +99,17 @@ class Dataset:
         )
         about = pq.read_metadata(path)
         about.set_file_path(place.as_posix())
-        self._written.append(about)
+        if self._groups is None:
+            self._groups = about
+        else:  # only the groups of rows: each file's copy of the VOTable is let go of
+            self._groups.append_row_groups(about)
         self.rows += len(table)
         self.bytes += path.stat().st_size
 
     def finish(self) -> None:
         """Write the metadata of all files."""
-        pq.write_metadata(self._schema, self._folder / "_metadata", self._written)
+        groups = [] if self._groups is None else [self._groups]
+        pq.write_metadata(self._schema, self._folder / "_metadata", groups)
         pq.write_metadata(self._schema, self._folder / "_common_metadata")
 
 

@@ -30,6 +30,8 @@ from gzsurvey.outputs.columns import Column
 
 ROWS_PER_CHUNK = 1024
 """Rows that are compressed together inside a shard: reading one row reads no more."""
+_READERS = 2
+"""Threads that decompress chunks: each more holds on to memory of its own."""
 FLUSHES = 8
 """Files that are flushed to disk at a time."""
 Role = Literal["id", "row", "layer", "kept", "size", "output"]
@@ -197,9 +199,10 @@ def read_rows(path: Path, start: int, stop: int, names: Sequence[str] | None = N
     """
     import zarr
 
-    group = zarr.open_group(path, mode="r", use_consolidated=False)
-    wanted = sorted(group.array_keys()) if names is None else names
-    return {name: _plain(np.asarray(_array(group, name)[start:stop])) for name in wanted}
+    with zarr.config.set({"threading.max_workers": _READERS}):
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
+        wanted = sorted(group.array_keys()) if names is None else names
+        return {name: _plain(np.asarray(_array(group, name)[start:stop])) for name in wanted}
 
 
 def array_attributes(path: Path) -> dict[str, dict[str, Any]]:

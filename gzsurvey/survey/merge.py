@@ -100,6 +100,11 @@ def merge(runs: Sequence[Path], out: Path) -> Path:
     return publish(out)
 
 
+def _digest(run: FinishedRun) -> str:
+    _, digest = ledger.digest(run.run_dir, run.entries)
+    return digest
+
+
 def _check_alike(runs: Sequence[FinishedRun]) -> None:
     first = runs[0]
     for run in runs:

@@ -2,7 +2,7 @@
 
 ::
 
-    python tests/benchmarks/bench_query.py [--rows 10000000] [--folder FOLDER]
+    PYTHONPATH=tests python tests/benchmarks/bench_query.py [--rows 10000000] [--folder FOLDER]
 
 writes a catalogue with the project's own writer into a temporary folder (5 GB for 10^7 rows), asks, and prints a
 table. "Cold": the file's pages are dropped from the system's cache first. Opening, asking and reading every column

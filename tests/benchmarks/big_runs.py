@@ -22,7 +22,7 @@ from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import create_arrays, write_block
 from gzsurvey.sky.blocks import LARGEST_BLOCK, Block
 from gzsurvey.sky.tables import ColumnInfo
-from gzsurvey.sky.targets import Cut, Targets
+from gzsurvey.sky.targets import TargetColumns
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
 from gzsurvey.survey.layout import array_specs, group_attributes
@@ -36,6 +36,7 @@ ORDER = 6
 """HEALPix order at which the density changes."""
 _MISSES = (Status.OUTSIDE_IMAGING, Status.MISSING_PIXELS)
 _MULTIPLIER = 0x9E3779B97F4A7C15
+ID_COLUMN = ColumnInfo("objid", description="Survey object")
 KEPT_COLUMNS = (
     ColumnInfo("mag_r", "mag", "phot.mag;em.opt.R", "r magnitude"),
     ColumnInfo("redshift", "", "src.redshift", "Redshift"),
@@ -70,8 +71,9 @@ def make_big_run(run: Path, rows: int, *, seed: int = 0, shared_ids: int = 0, bl
     runs.write_model(paths.model, card)
     blocks = _blocks(card, rows, block_rows, rng)
     first = next(blocks)
-    targets = _as_targets(first)
-    specs = array_specs(card, targets, ("psfsize_r",))
+    dtypes = tuple(first[info.name].dtype for info in KEPT_COLUMNS)
+    columns = TargetColumns(ID_COLUMN, np.dtype(np.int64), KEPT_COLUMNS, dtypes, True)
+    specs = array_specs(card, columns, ("psfsize_r",))
     create_arrays(paths.zarr, specs, rows, block_rows, group_attributes(card, "0" * 64, ()))
     record = _record(rows, block_rows)
     with open_targets(run) as write_targets:
@@ -152,23 +154,6 @@ def _target_columns(values: Arrays) -> Arrays:
     return plain | {f"{KEPT}{info.name}": values[info.name] for info in KEPT_COLUMNS}
 
 
-def _as_targets(values: Arrays) -> Targets:
-    n = len(values["ra"])
-    return Targets(
-        id=np.arange(n),
-        ra_deg=values["ra"],
-        dec_deg=values["dec"],
-        healpix_29=values["healpix_29"],
-        r50_arcsec=values["r50"],
-        r90_arcsec=None,
-        image=None,
-        kept={info.name: values[info.name] for info in KEPT_COLUMNS},
-        kept_columns=KEPT_COLUMNS,
-        id_column=ColumnInfo("objid", description="Survey object"),
-        cuts=(Cut("table", n, n),),
-    )
-
-
 def _record(rows: int, block_rows: int) -> RunRecord:
     return RunRecord(
         inputs={},
@@ -182,7 +167,7 @@ def _record(rows: int, block_rows: int) -> RunRecord:
         rows=rows,
         block_rows=block_rows,
         has_positions=True,
-        id_column=ColumnRecord(name="objid", description="Survey object"),
+        id_column=ColumnRecord(name=ID_COLUMN.name, description=ID_COLUMN.description),
         kept=tuple(
             ColumnRecord(name=info.name, unit=info.unit, ucd=info.ucd, description=info.description)
             for info in KEPT_COLUMNS

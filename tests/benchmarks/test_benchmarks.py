@@ -11,6 +11,7 @@ import bench_engine
 import bench_inference
 import bench_plan
 import bench_pretrain as bench
+import bench_publish
 import contestant_gzsurvey as contestant
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 from turns import measure
 
+import gzsurvey
 from gzsurvey.dataset.store import Store
 from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.training.pretrain import Pretraining
@@ -117,6 +119,16 @@ def test_a_classification_is_measured_to_the_end(pictures: Path) -> None:
     quick = ["--images", str(pictures), "--count", "64", "--encoder", "test_resnet", "--size", "32", "--rounds", "1"]
     table = bench_classify.main([*quick, "--seconds", "0.01", "--threads", "1"])
     assert re.search(r"\| end to end / the bound \| [\d.]+", table)
+
+
+@pytest.mark.slow
+def test_what_comes_after_a_run_is_measured_to_the_end(tmp_path: Path) -> None:
+    lines = "\n".join(bench_publish.published(tmp_path / "run", 1_000))
+    for stage in ("three catalogues", "HATS", "publish, in all", "report"):
+        assert re.search(rf"\| {stage}[^|]*\| [\d.]+ \| [\d.]+ \| [1-9]\d* \| [1-9]\d* \|", lines)
+    merged = "\n".join(bench_publish.merged(tmp_path / "two", 1_000))
+    assert "| merge and publish | " in merged
+    assert len(gzsurvey.read_catalogue(tmp_path / "two/merged")) == 950
 
 
 def test_the_engine_and_the_bare_loop_do_the_same_galaxies(tmp_path: Path) -> None:
