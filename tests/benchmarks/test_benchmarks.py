@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import bench_classify
+import bench_cutouts
 import bench_inference
 import bench_pretrain as bench
 import contestant_gzsurvey as contestant
@@ -114,3 +115,13 @@ def test_a_classification_is_measured_to_the_end(pictures: Path) -> None:
     quick = ["--images", str(pictures), "--count", "64", "--encoder", "test_resnet", "--size", "32", "--rounds", "1"]
     table = bench_classify.main([*quick, "--seconds", "0.01", "--threads", "1"])
     assert re.search(r"\| end to end / the bound \| [\d.]+", table)
+
+
+@pytest.mark.slow
+def test_cutouts_are_measured_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--galaxies", "16", "--side", "200", "--turns", "1", "--suffixes", ".fits.fz"]
+    found = bench_cutouts.main([str(tmp_path / "sky"), *quick, "--ways", "native", "cutout2d"])
+    assert all(turn["rate"] > 0 for turns in found.values() for turn in turns)
+    printed = capsys.readouterr().out
+    assert "| .fits.fz | native |" in printed
+    assert "| .fits.fz | cutout2d (astropy" in printed
