@@ -9,6 +9,7 @@
     │   └── AccessDenied     a service refuses us: the run stops, and can be repeated with a token
     ├── CardMismatch         the model does not fit this survey: refuse
     ├── OutputConflict       OUT or RUN was made from other inputs: refuse, show the difference
+    ├── DiskFull             nothing more can be written: the run stops, and can be repeated
     ├── ClusterError         workers cannot be reached, or cannot do the work: the run can be repeated
     ├── TrainingError        training cannot go on (no finite loss, collapse, no labels)
     ├── ExportError          the ONNX file does not agree with the checkpoint: keep nothing
@@ -137,6 +138,42 @@ class OutputConflict(GZSurveyError):
 
     def __str__(self) -> str:
         return f"{self.out} was made from other inputs: {'; '.join(self.differences)}. Choose another directory."
+
+
+class DiskFull(GZSurveyError):
+    """The disk of a RUN has no space left.
+
+    Parameters
+    ----------
+    run : Path or str
+        The RUN directory.
+    """
+
+    def __init__(self, run: Path | str) -> None:
+        super().__init__(str(run))
+        self.run = str(run)
+
+    def __str__(self) -> str:
+        return f"{self.run}: its disk is full; free some space, then repeat the command"
+
+
+class RunBusy(GZSurveyError):
+    """Another process works on a RUN.
+
+    Parameters
+    ----------
+    run : Path or str
+        The RUN directory.
+    who : str
+        Which process, or which part.
+    """
+
+    def __init__(self, run: Path | str, who: str) -> None:
+        super().__init__(str(run), who)
+        self.run, self.who = str(run), who
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.who} is working on it now; wait until it has ended"
 
 
 class ClusterError(GZSurveyError):

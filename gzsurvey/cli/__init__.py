@@ -301,9 +301,13 @@ def _job(given: dict[str, Any]) -> Job:
     )
 
 
+mixed = click.option("--mixed", is_flag=True, help="Workers may have another provider or ONNX Runtime than planned.")
+
+
 @cli.command()
 @survey_options
-def classify(run_dir: Path, cluster: str, **given: Any) -> None:
+@mixed
+def classify(run_dir: Path, cluster: str, mixed: bool, **given: Any) -> None:
     """Classify every target: plan, run and publish in one. Safe to repeat.
 
     Example: gzsurvey classify --model model.onnx --targets targets.fits --cutouts mosaic:tiles --out run
@@ -311,13 +315,14 @@ def classify(run_dir: Path, cluster: str, **given: Any) -> None:
     from gzsurvey import survey
     from gzsurvey.recipes.cluster import load_cluster
 
-    click.echo(survey.classify(_job(given), run_dir, load_cluster(cluster)))
+    click.echo(survey.classify(_job(given), run_dir, load_cluster(cluster), mixed))
 
 
 @cli.command()
 @survey_options
+@click.option("--sbatch", type=click.IntRange(1, 100_000), default=None, metavar="N", help="Write a SLURM job array.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
-def plan(run_dir: Path, cluster: str, dry_run: bool, **given: Any) -> None:
+def plan(run_dir: Path, cluster: str, sbatch: int | None, dry_run: bool, **given: Any) -> None:
     """Check everything and lay out a run without starting it.
 
     Example: gzsurvey plan --model model.onnx --targets targets.fits --cutouts mosaic:tiles --out run
@@ -326,26 +331,34 @@ def plan(run_dir: Path, cluster: str, dry_run: bool, **given: Any) -> None:
     from gzsurvey.recipes.cluster import load_cluster
 
     make = survey.dry_run if dry_run else survey.plan
-    click.echo(make(_job(given), run_dir, load_cluster(cluster)))
+    click.echo(make(_job(given), run_dir, load_cluster(cluster), sbatch))
 
 
 @cli.command()
 @click.argument("run_dir", metavar="RUN", type=Directory)
-@click.option("--cluster", default="laptop", help="none, laptop, a profile, or tcp://HOST:PORT.")
+@click.option("--cluster", default=None, help="none, laptop, a profile, or tcp://HOST:PORT. [default: laptop]")
+@click.option("--part", default="1/1", metavar="I/N", help="Every N-th block, in this process, beside other parts.")
 @click.option("--retry", default=None, metavar="20,21,22", help="Try the targets of these statuses again.")
-def run(run_dir: Path, cluster: str, retry: str | None) -> None:
+@mixed
+def run(run_dir: Path, cluster: str | None, part: str, retry: str | None, mixed: bool) -> None:
     """Process every pending block of RUN. Safe to repeat: finished blocks are skipped.
 
     Example: gzsurvey run run --cluster laptop
     """
     from gzsurvey import survey
     from gzsurvey.recipes.cluster import load_cluster
+    from gzsurvey.survey.part import WHOLE, Part
 
     try:
         statuses = tuple(int(code) for code in names(retry))
     except ValueError:
         raise click.BadParameter(f"takes status codes such as 20,21, got {retry!r}", param_hint="--retry") from None
-    click.echo(survey.run(run_dir, load_cluster(cluster), statuses))
+    try:
+        chosen = Part.parse(part)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--part") from None
+    place = load_cluster(cluster or ("laptop" if chosen == WHOLE else "none"))
+    click.echo(survey.run(run_dir, place, statuses, chosen, mixed))
 
 
 @cli.command()

@@ -92,7 +92,11 @@ class Dataset:
         """Write one file, at `place` in the folder, by default as one row group."""
         path = self._folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, rows_per_group or len(table), compression="zstd", compression_level=1)
+        # Hardly two measured numbers are alike: a dictionary of them would be built for nothing.
+        repeated = [field.name for field in self._schema if not pa.types.is_floating(field.type)]
+        pq.write_table(
+            table, path, rows_per_group or len(table), compression="zstd", compression_level=1, use_dictionary=repeated
+        )
         about = pq.read_metadata(path)
         about.set_file_path(place.as_posix())
         self._written.append(about)

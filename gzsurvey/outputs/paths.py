@@ -41,15 +41,55 @@ class RunPaths:
         """Unfinished files; emptied when a run starts."""
         return self.run / "aside"
 
+    def aside_of(self, block: int) -> Path:
+        """Unfinished files of `block`, which no other process works on."""
+        return self.aside / f"block-{block:06d}"
+
     @property
     def lock(self) -> Path:
         """Held by the process that works on this RUN."""
         return self.run / "run.lock"
 
     @property
+    def parts(self) -> Path:
+        """Locks and metrics of parts that are worked on side by side."""
+        return self.run / "parts"
+
+    def part_lock(self, number: int, of: int) -> Path:
+        """Held by the process that works on one part of this RUN."""
+        return self.parts / f"{number:04d}-of-{of:04d}.lock"
+
+    def part_metrics(self, number: int, of: int) -> Path:
+        """As `metrics`, of one part: machines that share a disk do not append to one file."""
+        return self.parts / f"{number:04d}-of-{of:04d}.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """One JSON line per finished block."""
         return self.run / "metrics.jsonl"
+
+    @property
+    def activities(self) -> Path:
+        """What each worker is doing now."""
+        return self.run / "workers"
+
+    def activity(self, worker: str) -> Path:
+        """What one worker is doing now."""
+        return self.activities / f"{worker}.json"
+
+    @property
+    def logs(self) -> Path:
+        """What happened to each block, and what jobs of a batch system print."""
+        return self.run / "logs"
+
+    def block_log(self, block: int) -> Path:
+        """What happened to one block, one JSON line each."""
+        return self.logs / f"block-{block:06d}.jsonl"
+
+    @property
+    def job_script(self) -> Path:
+        """A SLURM job array that works on this RUN in parts."""
+        return self.run / "run.sbatch"
 
     @property
     def model(self) -> Path:

@@ -51,7 +51,7 @@ class SurveyView:
         return read_record(self.run)
 
     @cached_property
-    def entries(self) -> dict[int, ledger.LedgerEntry]:
+    def entries(self) -> dict[int, ledger.BlockResult]:
         """Every block on record, finished or failed."""
         return ledger.read_entries(self.run)
 

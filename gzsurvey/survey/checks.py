@@ -41,7 +41,7 @@ def write(run: Path, block: Block, values: Arrays, images: dict[int, NDArray[Any
     content: Arrays = {"row": rows + block.start, "id": values["id"][rows]}
     content["image"] = np.stack([kept[int(row)] for row in rows])
     content |= {name: values[name][rows] for name in outputs}
-    aside = RunPaths(run).aside / f"{path.stem}-checks.npz"
+    aside = RunPaths(run).aside_of(block.number) / "checks.npz"
     aside.parent.mkdir(parents=True, exist_ok=True)
     with aside.open("wb") as file:
         np.savez_compressed(file, **content)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from gzsurvey.survey.run import run as work
 from gzsurvey.survey.status import Summary
 
 
-def classify(job: Job, run: Path, cluster: ClusterProfile) -> Summary:
+def classify(job: Job, run: Path, cluster: ClusterProfile, mixed: bool = False) -> Summary:
     """Classify every target: plan the RUN, work through its blocks, publish its products.
 
     Safe to repeat: what is finished stays.
@@ -25,6 +25,8 @@ def classify(job: Job, run: Path, cluster: ClusterProfile) -> Summary:
         The RUN directory.
     cluster : ClusterProfile
         Where to work.
+    mixed : bool
+        Let workers with another provider or ONNX Runtime than planned work too; provenance says so.
 
     Raises
     ------
@@ -34,6 +36,6 @@ def classify(job: Job, run: Path, cluster: ClusterProfile) -> Summary:
         The job cannot work.
     """
     plan(job, run, cluster)
-    summary = work(run, cluster)
+    summary = work(run, cluster, mixed=mixed)
     publish(run, job.campaigns or None)
     return summary

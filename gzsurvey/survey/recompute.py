@@ -21,7 +21,6 @@ from gzsurvey.sky.tables import open_tables
 from gzsurvey.status import Status
 from gzsurvey.survey import checks
 from gzsurvey.survey.finished import FinishedRun
-from gzsurvey.survey.sources import open_sources
 from gzsurvey.survey.targets_file import read_block_targets
 from gzsurvey.survey.worker import Runtime, recompute_rows
 
@@ -96,15 +95,16 @@ def _rows_of(run: FinishedRun, ids: str) -> NDArray[np.int64]:
 
 def _from_inputs(run: FinishedRun, model: OnnxModel, rows: NDArray[np.int64], found: Recomputed) -> NDArray[np.int64]:
     """Compare rows with their images; return those that have none any more."""
+    runtime = Runtime(run.run_dir, run.record, model)
     try:
-        sources = open_sources(run.run_dir, run.record, model.card.preparation)
+        fetcher = runtime.fetcher
     except (GZSurveyError, OSError):
         return rows
-    runtime, left = Runtime(run.run_dir, run.record, model, sources), []
+    left = []
     for block, inside in _by_block(run, rows):
         targets = read_block_targets(run.run_dir, block.number)
         try:
-            again = recompute_rows(runtime, block, targets, inside.tolist())
+            again = recompute_rows(runtime, block, targets, inside.tolist(), fetcher)
         except (GZSurveyError, OSError):
             left.append(inside + block.start)
             continue
@@ -123,7 +123,7 @@ def _from_checks(run: FinishedRun, model: OnnxModel, rows: NDArray[np.int64], fo
         if not chosen.any():
             continue
         numbers = kept["row"][chosen]
-        block = run.record.blocks[int(numbers[0]) // run.record.block_rows]
+        block = run.record.block(int(numbers[0]) // run.record.block_rows)
         if block.number not in run.entries:
             continue
         stored = read_rows(run.paths.zarr, block.start, block.stop, ["status", *model.card.outputs])

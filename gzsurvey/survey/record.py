@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import settle
 from gzsurvey.recipes.base import Section
 from gzsurvey.recipes.survey import SurveyRecipe
-from gzsurvey.sky.blocks import Block, blocks, count
+from gzsurvey.sky import blocks
+from gzsurvey.sky.blocks import Block
 
 
 class SourceRecord(Section):
@@ -46,6 +48,16 @@ class ColumnRecord(Section):
     null: int | None = None
 
 
+class PlannedModel(Section):
+    """What the model ran on when the run was planned: others give slightly other numbers."""
+
+    provider: str
+    """Of ONNX Runtime, as it was really used."""
+    precision: str
+    onnxruntime: str
+    """Version."""
+
+
 class RunRecord(Section):
     """A planned run."""
 
@@ -71,6 +83,10 @@ class RunRecord(Section):
     campaigns: tuple[str, ...] = ()
     cuts: tuple[CutRecord, ...]
     notes: tuple[str, ...] = ()
+    planned_on: PlannedModel | None = None
+    """None: unknown, and workers are not compared with it."""
+    mixed: bool = False
+    """Workers with another provider or ONNX Runtime were allowed."""
     estimate: dict[str, float] = {}
     versions: dict[str, str] = {}
     created: str
@@ -79,20 +95,36 @@ class RunRecord(Section):
     @property
     def n_blocks(self) -> int:
         """How many blocks the run has."""
-        return count(self.rows, self.block_rows)
+        return blocks.count(self.rows, self.block_rows)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Every block, in order."""
-        return tuple(blocks(self.rows, self.block_rows))
+        return tuple(blocks.blocks(self.rows, self.block_rows))
 
-    @property
+    def block(self, number: int) -> Block:
+        """Return one block."""
+        return blocks.block(number, self.rows, self.block_rows)
+
+    @cached_property
     def check_rows(self) -> frozenset[int]:
         """Random rows that are kept as the model saw them; the same in every plan of this length."""
         import numpy as np
 
         wanted = min(self.recipe.check_rows, self.rows)
         return frozenset(np.random.default_rng(self.rows).choice(self.rows, wanted, replace=False).tolist())
+
+    def unlike_plan(self, provider: str) -> str:
+        """Say why a process that runs the model on `provider` may not work on this run; empty: it may."""
+        import onnxruntime
+
+        if self.mixed or self.planned_on is None:
+            return ""
+        here, planned = (provider, onnxruntime.__version__), (self.planned_on.provider, self.planned_on.onnxruntime)
+        if here == planned:
+            return ""
+        found, asked = (f"{name} of ONNX Runtime {version}" for name, version in (here, planned))
+        return f"runs the model on {found}, planned was {asked}; --mixed allows both, and provenance says so"
 
 
 def read_record(run: Path) -> RunRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,15 @@ from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.progress import duration
 from gzsurvey.status import DESCRIPTIONS, Status
 from gzsurvey.survey import ledger
+from gzsurvey.survey.activity import Activity, activities
+from gzsurvey.survey.part import WHOLE, Part, spoken
 from gzsurvey.survey.record import RunRecord, read_record
+
+SHOWN = 20
+"""Workers in a summary."""
+
+_LINE_BYTES = 1024
+"""More than a line of metrics has."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,19 @@ class Summary:
     """Spent in finished blocks, summed over workers."""
     galaxies_per_second: float = float("nan")
     """Of the last blocks, all workers together; NaN: unknown."""
-    alive: bool = False
-    """A process works on it now."""
+    working: tuple[Part, ...] = ()
+    """What processes work on now: parts, or the whole run."""
     already_finished: int = 0
     """Blocks that were finished before this call."""
+    workers: tuple[Activity, ...] = ()
+    """What those that have a block are doing, or did last."""
+    part: Part = WHOLE
+    """Whose blocks and targets these are."""
+
+    @property
+    def alive(self) -> bool:
+        """A process works on it now."""
+        return bool(self.working)
 
     @property
     def unfinished(self) -> int:
@@ -51,8 +69,8 @@ class Summary:
     def __str__(self) -> str:
         done = sum(self.statuses.values())
         lines = [
-            f"{self.run}: {self.finished:,} of {self.blocks:,} blocks finished, {done:,} of {self.targets:,} targets"
-            + (" (a process works on it now)" if self.alive else "")
+            f"{self.run}{self.part.said}: {self.finished:,} of {self.blocks:,} blocks finished, "
+            f"{done:,} of {self.targets:,} targets{_said_of(self.working)}"
         ]
         if self.already_finished:
             lines.append(f"{self.already_finished:,} of {self.blocks:,} blocks were already finished")
@@ -63,7 +81,17 @@ class Summary:
             lines.append(f"  {rate:,.1f} galaxies/s, {duration((self.targets - done) / max(rate, 1e-9))} left")
         for block, cause in list(self.failed.items())[:5]:
             lines.append(f"  block {block} failed: {cause}")
+        for at_work in sorted(self.workers, key=Activity.still_seconds)[:SHOWN]:
+            lines.append(f"  {at_work} ({duration(at_work.still_seconds())} ago)")
+        if len(self.workers) > SHOWN:
+            lines.append(f"  and {len(self.workers) - SHOWN:,} more workers")
         return "\n".join(lines)
+
+
+def _said_of(working: tuple[Part, ...]) -> str:
+    if not working:
+        return ""
+    return f" ({'a process works on it' if WHOLE in working else spoken(working) + ' at work'} now)"
 
 
 def status(run: Path) -> Summary:
@@ -82,32 +110,41 @@ def status(run: Path) -> Summary:
     return summarise(run, read_record(run), already_finished=0)
 
 
-def summarise(run: Path, record: RunRecord, already_finished: int) -> Summary:
-    """Gather the ledger of a run."""
-    entries = ledger.read_entries(run)
-    done = ledger.finished(run, record)
+def summarise(run: Path, record: RunRecord, already_finished: int, part: Part = WHOLE) -> Summary:
+    """Gather the ledger of a run, or of one part."""
+    entries = ledger.read_entries(run, part)
+    done = {number: entry for number, entry in entries.items() if entry.state == "done" and number < record.n_blocks}
+    working = ledger.alive(run)
+    blocks = record.blocks
+    mine = part.blocks(len(blocks))
     statuses: Counter[int] = Counter()
     for entry in done.values():
         statuses.update(entry.statuses)
     return Summary(
         run=run,
-        targets=record.rows,
-        blocks=record.n_blocks,
+        targets=sum(blocks[number].rows for number in mine),
+        blocks=len(mine),
         finished=len(done),
         failed={number: entry.cause for number, entry in entries.items() if entry.state == "failed"},
         statuses=dict(statuses),
         worker_seconds=sum(entry.seconds for entry in done.values()),
-        galaxies_per_second=_recent_rate(run),
-        alive=ledger.is_alive(run),
+        galaxies_per_second=sum(_recent_rate(metrics_file(run, one)) for one in working or (WHOLE,)),
+        working=working,
+        workers=tuple(about for about in activities(run) if about.block in part),
         already_finished=already_finished,
+        part=part,
     )
 
 
-def _recent_rate(run: Path, blocks: int = 50) -> float:
+def metrics_file(run: Path, part: Part) -> Path:
+    """Where the process that works on `part` writes a line per block."""
+    return RunPaths(run).metrics if part == WHOLE else RunPaths(run).part_metrics(part.number, part.of)
+
+
+def _recent_rate(metrics: Path, blocks: int = 50) -> float:
     """Galaxies per second over the last blocks of the last session."""
     try:
-        lines = RunPaths(run).metrics.read_text(encoding="utf-8").splitlines()[-blocks:]
-        recent = [json.loads(line) for line in lines]
+        recent = [json.loads(line) for line in _last_lines(metrics, blocks)]
     except (OSError, ValueError):
         return float("nan")
     recent = [line for line in recent if recent and line["session"] == recent[-1]["session"]]
@@ -116,3 +153,12 @@ def _recent_rate(run: Path, blocks: int = 50) -> float:
     first, last = (datetime.fromisoformat(line["time"]) for line in (recent[0], recent[-1]))
     seconds = (last - first).total_seconds()
     return sum(line["rows"] for line in recent[1:]) / seconds if seconds > 0 else float("nan")
+
+
+def _last_lines(path: Path, count: int) -> list[bytes]:
+    """Return the last lines of a file, whatever its length."""
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - count * _LINE_BYTES)
+        file.seek(start)
+        lines = file.read().splitlines()
+    return lines[1 if start else 0 :][-count:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import importlib.metadata
 import logging
@@ -9,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,32 +21,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.remote.budget import HOSTS
-from gzsurvey.cutouts.source import Cutout, CutoutSource, Miss, Request
-from gzsurvey.errors import CardMismatch, SourceFault
-from gzsurvey.images.prepare import prepare_cutout
+from gzsurvey.cutouts.source import Miss
+from gzsurvey.errors import CardMismatch, ClusterError, DiskFull, SourceFault
 from gzsurvey.inference import OnnxModel, predict
-from gzsurvey.inference.predict import to_model_input
 from gzsurvey.inference.provider import CPU
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import read_rows, write_block
+from gzsurvey.recipes.cluster import RetrievalPool
 from gzsurvey.sky.blocks import Block
 from gzsurvey.status import Status
-from gzsurvey.survey import checks, ledger
+from gzsurvey.survey import blocklog, checks, ledger
+from gzsurvey.survey.activity import Reporter
 from gzsurvey.survey.layout import layer_columns
 from gzsurvey.survey.record import RunRecord, read_record
-from gzsurvey.survey.sources import answers, open_sources, requests
-from gzsurvey.survey.streams import merged
+from gzsurvey.survey.retrieval import Arrival, Fetcher, Pieces, Retrieve
+from gzsurvey.survey.sources import open_sources, requests
 from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets
 
 logger = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.Lock()
 """A process has one model and one set of open files."""
-_PIECES_PER_FETCHER = 4
-"""So that the last thread of a block is not waited for long."""
 _BATCHES_AHEAD = 4
 """Prepared images that wait for a GPU at most, in batches."""
 HALF_LARGEST = float(np.finfo(np.float16).max)
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,14 @@ class BlockTask:
     """Of the model on a CPU; with a GPU, those that fetch and prepare images for it."""
     attempt: int = 1
     workers: int = 1
-    """How many processes work on the run: they share what a host may be asked for."""
+    """How many processes fetch for the run: they share what a host may be asked for."""
+    retrieval: RetrievalPool | None = None
+    """Workers that fetch for this one; None: it fetches itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSummary:
-    """What a worker answers: about 300 bytes."""
+    """What a worker answers: about 400 bytes."""
 
     block: int
     rows: int
@@ -77,6 +80,10 @@ class BlockSummary:
     """Empty: finished."""
     provider: str = ""
     host: str = ""
+    fetch_seconds: float = 0.0
+    """Of `seconds`, those in which the model waited for images."""
+    worker: str = ""
+    """Its address in the cluster."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +93,16 @@ class Runtime:
     run: Path
     record: RunRecord
     model: OnnxModel
-    sources: tuple[CutoutSource, ...]
-    fetchers: int = 1
-    """Threads that fetch and prepare images. On a CPU one: the model's threads fill the cores."""
+    threads: int = 1
+    """That fetch and prepare images, with a GPU. On a CPU it is one: the model's threads fill the cores."""
 
     @functools.cached_property
-    def set_names(self) -> dict[str, str]:
-        """Short names of the sources, by their own."""
-        return {source.name: record.name for source, record in zip(self.sources, self.record.sources, strict=True)}
+    def fetcher(self) -> Fetcher:
+        """The sources, opened when first used: a worker that others fetch for needs none."""
+        preparation = self.model.card.preparation
+        fetchers = 1 if self.model.provider == CPU else self.threads
+        sources = open_sources(self.run, self.record, preparation)
+        return Fetcher(sources, self.record, preparation, fetchers, _BATCHES_AHEAD * self.model.batch_size)
 
 
 @dataclass
@@ -108,6 +117,8 @@ class _BlockRows:
 def process(task: BlockTask) -> BlockSummary:
     """Fetch, prepare, predict and store one block; its ledger entry comes last.
 
+    Whatever stops it is recorded, and other blocks go on.
+
     Parameters
     ----------
     task : BlockTask
@@ -120,57 +131,96 @@ def process(task: BlockTask) -> BlockSummary:
     """
     started = time.monotonic()
     run = Path(task.run)
-    try:
-        with _ONE_AT_A_TIME:
-            entry = _work(task, run, started)
-    except Exception as error:  # noqa: BLE001 - whatever stops one block is recorded, and the others go on
-        logger.warning("run %s, block %d failed: %s", run.name, task.block, error)
-        entry = _entry(task, started, state="failed", cause=_cause(error))
-    ledger.write_entry(run, entry)
-    provider, host = entry.provider, entry.host
-    return BlockSummary(task.block, entry.rows, dict(entry.statuses), entry.seconds, entry.cause, provider, host)
+    with _ONE_AT_A_TIME, blocklog.written(run, task.block, task.attempt):
+        reporter = Reporter(run, task.session, task.block, task.attempt)
+        try:
+            entry = _earlier(task, run) or _work(task, run, started, reporter)
+        except Exception as error:
+            logger.warning("run %s, block %d failed: %s", run.name, task.block, error, exc_info=True)
+            entry = _entry(task, started, state="failed", cause=_cause(error, run))
+            with contextlib.suppress(OSError):
+                ledger.write_entry(run, entry)
+        finally:
+            reporter.leave()
+    return BlockSummary(
+        task.block, entry.rows, dict(entry.statuses), entry.seconds, entry.cause, entry.provider, entry.host,
+        entry.fetch_seconds,
+    )  # fmt: skip
+
+
+def _earlier(task: BlockTask, run: Path) -> ledger.LedgerEntry | None:
+    """Return the entry of a block that another worker finished meanwhile: one whose client died works on."""
+    return None if task.retry else ledger.finished_block(run, task.block)
 
 
 @functools.lru_cache(maxsize=1)
 def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
-    """Open model and sources, once per process and session.
+    """Open the model, once per process and session.
 
     Raises
     ------
     gzsurvey.errors.CardMismatch
         The model in RUN is not the one that was planned.
+    gzsurvey.errors.ClusterError
+        This process runs it on something else than planned.
     """
     record = read_record(run)
     path = RunPaths(run).model
     model = OnnxModel(path, record.provider, threads, record.batch_size)  # type: ignore[arg-type]
     if model.sha256 != record.model_sha256:
         raise CardMismatch(str(path), "is not the model that was planned; plan a new RUN")
-    fetchers = 1 if model.provider == CPU else threads
-    return Runtime(run, record, model, open_sources(run, record, model.card.preparation), fetchers)
+    if problem := record.unlike_plan(model.provider):
+        raise ClusterError(socket.gethostname(), problem)
+    return Runtime(run, record, model, threads)
 
 
-def _work(task: BlockTask, run: Path, started: float) -> ledger.LedgerEntry:
-    HOSTS.share(task.workers)
+def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> ledger.LedgerEntry:
+    logger.info("begun", extra={"facts": {"session": task.session}})
+    HOSTS.assume(task.workers)
+    reporter.enter("opening model and sources")
     runtime = open_runtime(run, task.session, task.threads)
-    block = runtime.record.blocks[task.block]
+    retrieve = _retrieval(task, run, runtime)
+    block = runtime.record.block(task.block)
     targets = read_block_targets(run, task.block)
     rows, todo = _rows_to_fill(runtime, block, targets, task.retry)
-    fill(runtime, block, targets, todo, rows)
-    _check_faults(runtime, rows.values)
+    reporter.rows = len(todo)
+    reporter.enter("fetching and predicting")
+    fill(runtime, block, targets, todo, rows, lambda wanted: reporter.watch(retrieve(wanted)))
+    _check_faults(runtime.record, rows.values)
+    reporter.enter("writing")
     ledger.remove_entry(run, task.block)
     checks.write(run, block, rows.values, rows.images, tuple(runtime.model.card.outputs))
-    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside, task.block, rows.values)
+    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside_of(task.block), task.block, rows.values)
     statuses = Counter(int(status) for status in rows.values["status"])
-    return _entry(
+    entry = _entry(
         task,
         started,
         state="done",
         rows=block.rows,
         statuses=dict(sorted(statuses.items())),
         shards={name: {"bytes": shard.bytes, "sha256": shard.sha256} for name, shard in shards.items()},
+        fetch_seconds=round(reporter.seconds_waiting, 3),
         provider=runtime.model.provider,
         versions=_versions() | runtime.model.versions,
     )
+    ledger.write_entry(run, entry)
+    _log(entry, rows.values)
+    return entry
+
+
+def _retrieval(task: BlockTask, run: Path, runtime: Runtime) -> Retrieve:
+    return runtime.fetcher if task.retrieval is None else Pieces(run, task.session, task.retrieval, task.workers)
+
+
+def _log(entry: ledger.LedgerEntry, values: Columns) -> None:
+    """Say what became of the block, and why its targets have no prediction: the first reason of each status."""
+    known = {"seconds": entry.seconds, "fetch_seconds": entry.fetch_seconds, "statuses": entry.statuses}
+    logger.info("finished", extra={"facts": known})
+    for code in entry.statuses:
+        if code != Status.PREDICTED:
+            row = int(np.flatnonzero(values["status"] == code)[0])
+            facts = {"targets": entry.statuses[code], "first": str(values["id"][row])}
+            logger.info("status %d: %s", code, values["reason"][row], extra={"facts": facts})
 
 
 def _rows_to_fill(
@@ -212,45 +262,30 @@ def empty_rows(runtime: Runtime, targets: Columns) -> Columns:
     return values | kept
 
 
-def fill(runtime: Runtime, block: Block, targets: Columns, todo: list[int], rows: _BlockRows) -> None:
+def fill(
+    runtime: Runtime, block: Block, targets: Columns, todo: list[int], rows: _BlockRows, retrieve: Retrieve
+) -> None:
     """Fetch and predict the rows `todo` of a block; inference runs beside fetching."""
     wanted = requests(targets, todo, runtime.model.card.preparation)
-    length = max(-(-len(wanted) // (runtime.fetchers * _PIECES_PER_FETCHER)), 1)
-    pieces = [wanted[start : start + length] for start in range(0, len(wanted), length)]
-    streams = [_answered(runtime, piece) for piece in ([wanted] if runtime.fetchers == 1 else pieces)]
-    arriving = merged(streams, runtime.fetchers, _BATCHES_AHEAD * runtime.model.batch_size)
     kept = {row - block.start for row in runtime.record.check_rows if block.start <= row < block.stop}
-    for batch in predict(runtime.model, _noted(runtime, arriving, rows, kept)):
+    for batch in predict(runtime.model, _noted(retrieve(wanted), rows, kept)):
         _store(rows.values, batch.rows, batch.outputs)
 
 
-def recompute_rows(runtime: Runtime, block: Block, targets: Columns, todo: list[int]) -> Columns:
+def recompute_rows(runtime: Runtime, block: Block, targets: Columns, todo: list[int], retrieve: Retrieve) -> Columns:
     """Return the arrays of a block in which the rows `todo` alone are filled, from pixels."""
     rows = _BlockRows(empty_rows(runtime, targets))
-    fill(runtime, block, targets, todo, rows)
+    fill(runtime, block, targets, todo, rows, retrieve)
     return rows.values
 
 
-def _answered(runtime: Runtime, wanted: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss, NDArray[Any] | None]]:
-    """Yield row, answer, and the prepared image of a cutout in the model's layout."""
-    preparation = runtime.model.card.preparation
-    for row, answer in answers(runtime.sources, wanted, runtime.record.recipe.missing_limit):
-        image = None if isinstance(answer, Miss) else prepare_cutout(answer.pixels, preparation)
-        yield row, answer, None if image is None else to_model_input(image)
-
-
-def _noted(
-    runtime: Runtime,
-    arriving: Iterable[tuple[int, Cutout | Miss, NDArray[Any] | None]],
-    rows: _BlockRows,
-    kept: set[int],
-) -> Iterator[tuple[int, NDArray[Any]]]:
+def _noted(arriving: Iterable[Arrival], rows: _BlockRows, kept: set[int]) -> Iterator[tuple[int, NDArray[Any]]]:
     """Note what is known of each answer, and yield the images of cutouts."""
     values = rows.values
     for row, answer, image in arriving:
         values["missing_fraction"][row] = answer.missing_fraction
         values["image_id"][row] = answer.image_id
-        values["image_set"][row] = runtime.set_names.get(answer.image_set, answer.image_set)
+        values["image_set"][row] = answer.image_set
         if isinstance(answer, Miss) or image is None:
             assert isinstance(answer, Miss)
             values["status"][row] = answer.status
@@ -275,12 +310,12 @@ def _store(values: Columns, rows: NDArray[np.int64], outputs: dict[str, NDArray[
     values["reason"][rows[~finite]] = "the model's output is not finite"
 
 
-def _check_faults(runtime: Runtime, values: Columns) -> None:
+def _check_faults(record: RunRecord, values: Columns) -> None:
     """Let the block wait when its source is down, rather than call its targets misses."""
     failed = values["status"] == Status.SOURCE_FAILED
-    if failed.mean() > runtime.record.recipe.fault_limit:
+    if failed.mean() > record.recipe.fault_limit:
         first = values["reason"][np.flatnonzero(failed)[0]]
-        raise SourceFault(runtime.sources[0].name, f"failed for {failed.sum()} of {len(failed)} targets: {first}")
+        raise SourceFault(record.sources[0].spec.text, f"failed for {failed.sum()} of {len(failed)} targets: {first}")
 
 
 def _entry(task: BlockTask, started: float, state: str, **more: Any) -> ledger.LedgerEntry:
@@ -298,7 +333,9 @@ def _entry(task: BlockTask, started: float, state: str, **more: Any) -> ledger.L
     )
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, run: Path) -> str:
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        error = DiskFull(run)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 

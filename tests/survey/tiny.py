@@ -29,32 +29,41 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
 RING = {"kind": "classes", "task": "ring", "classes": ["no", "yes"], "balance": {"no": 0.8, "yes": 0.2}}
 
 
-def card(rule: ScaleRule | None = None, stretch: Stretch | None = None) -> Card:
-    preparation = Preparation(image_size=SIZE, scale_rule=rule or ScaleRule(), stretch=stretch or Stretch())
+def card(
+    rule: ScaleRule | None = None, size: int = SIZE, features: int = FEATURES, stretch: Stretch | None = None
+) -> Card:
+    preparation = Preparation(image_size=size, scale_rule=rule or ScaleRule(), stretch=stretch or Stretch())
     return Card.model_validate(
         {
             "name": "small",
             "created": "2026-01-01",
             "preparation": preparation.model_dump(),
             "input_type": preparation.input_type,
-            "embedding_size": FEATURES,
+            "embedding_size": features,
             "heads": [{"kind": "votes", "questions": QUESTIONS}, RING],
             "default_campaign": "small",
         }
     )
 
 
-def write_model(path: Path, rule: ScaleRule | None = None, gain: float = 1.0, stretch: Stretch | None = None) -> Path:
+def write_model(
+    path: Path,
+    rule: ScaleRule | None = None,
+    gain: float = 1.0,
+    size: int = SIZE,
+    features: int = FEATURES,
+    stretch: Stretch | None = None,
+) -> Path:
     """Convolution, mean, two heads; `gain` NaN gives a model whose predictions are not finite."""
-    described = card(rule, stretch)
+    described = card(rule, size, features, stretch)
     pixels = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[described.input_type]
     rng = np.random.default_rng(1)
     weights = {
         "scale": np.float32(255.0),
         "one": np.float32(1.0),
-        "kernel": (gain * rng.normal(size=(FEATURES, 3, 5, 5))).astype(np.float32),
-        "votes": rng.normal(size=(FEATURES, 5)).astype(np.float32),
-        "classes": rng.normal(size=(FEATURES, 2)).astype(np.float32),
+        "kernel": (gain * rng.normal(size=(features, 3, 5, 5))).astype(np.float32),
+        "votes": rng.normal(size=(features, 5)).astype(np.float32),
+        "classes": rng.normal(size=(features, 2)).astype(np.float32),
     }
     nodes = [
         helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
@@ -68,11 +77,11 @@ def write_model(path: Path, rule: ScaleRule | None = None, gain: float = 1.0, st
         helper.make_node("MatMul", ["embedding", "classes"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["ring_probability"], axis=1),
     ]
-    outputs = {"embedding": FEATURES, "concentration": 5, "ring_probability": 2}
+    outputs = {"embedding": features, "concentration": 5, "ring_probability": 2}
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("image", pixels, ["batch", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("image", pixels, ["batch", 3, size, size])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in outputs.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
     )

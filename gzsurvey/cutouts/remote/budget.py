@@ -44,14 +44,14 @@ class Hosts:
 
     def __init__(self) -> None:
         self._budgets: dict[str, HostBudget] = {}
-        self._workers = 1
+        self._workers: int | None = None
         self._lock = threading.Lock()
 
     def budget(self, url: str, requests_per_s: float) -> HostBudget:
         """Return the budget of an address's host; of two rates the lower holds."""
         host = urlsplit(url).netloc.rpartition("@")[2].lower()
         with self._lock:
-            budget = self._budgets.setdefault(host, HostBudget(requests_per_s, self._workers))
+            budget = self._budgets.setdefault(host, HostBudget(requests_per_s, self._workers or 1))
             budget.requests_per_s = min(budget.requests_per_s, requests_per_s)
             return budget
 
@@ -61,6 +61,11 @@ class Hosts:
             self._workers = workers
             for budget in self._budgets.values():
                 budget.workers = workers
+
+    def assume(self, workers: int) -> None:
+        """Split rates as `share`, until that is called: what a block was handed out with may be out of date."""
+        if self._workers is None:
+            self.share(workers)
 
 
 HOSTS = Hosts()

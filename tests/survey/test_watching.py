@@ -1,0 +1,133 @@
+"""What can be seen of a run: each worker's activity, each block's log, a stall, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gzsurvey.cutouts.source import Cutout, Miss, Request
+from gzsurvey.cutouts.synthetic import SyntheticSource
+from gzsurvey.errors import RunIncomplete
+from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.recipes.cluster import load_cluster
+from gzsurvey.survey import plan, run, status, worker
+from gzsurvey.survey.activity import Reporter, activities
+from gzsurvey.survey.stall import StallWatch
+from survey import tiny
+
+HERE = load_cluster("none")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    model = tiny.write_model(tmp_path / "small.onnx")
+    plan(tiny.job(model, tiny.write_targets(tmp_path / "t.csv", 500)), tmp_path / "run", HERE)
+    return tmp_path / "run"
+
+
+def log(run_dir: Path, block: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RunPaths(run_dir).block_log(block).read_text().splitlines()]
+
+
+class Watched(SyntheticSource):
+    """Keeps what another shell would see in the middle of a block."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(tiny.card().preparation)
+        self.run_dir, self.seen = run_dir, ""
+
+    def fetch(self, requests: Sequence[Request]) -> Iterator[tuple[int, Cutout | Miss]]:
+        for number, answer in enumerate(super().fetch(requests)):
+            if number == 100:
+                self.seen = str(status(self.run_dir))
+            yield answer
+
+
+def test_another_shell_sees_each_worker(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Watched(run_dir)
+    monkeypatch.setattr("gzsurvey.survey.activity.WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "open_sources", lambda *_: (source,))
+    run(run_dir, HERE)
+    assert "a process works on it now" in source.seen
+    assert "block 1, fetching and predicting, 100 of 244 answered (0s ago)" in source.seen
+    assert not status(run_dir).workers
+
+
+def test_each_block_has_a_log_of_all_attempts(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = worker.write_block, []
+
+    def stumbles(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ValueError("a worm in the disk")
+        return real(*arguments)
+
+    monkeypatch.setattr(worker, "write_block", stumbles)
+    run(run_dir, HERE)
+    said = [(line["attempt"], line["level"], line["message"]) for line in log(run_dir, 0)]
+    assert said == [
+        (1, "info", "begun"), (1, "warning", "run run, block 0 failed: a worm in the disk"), (2, "info", "begun"),
+        (2, "info", "finished"),
+    ]  # fmt: skip
+    assert "stumbles" in log(run_dir, 0)[1]["traceback"]
+    assert log(run_dir, 1)[-1]["statuses"] == {"0": 244}
+    lines = [json.loads(line) for line in RunPaths(run_dir).metrics.read_text().splitlines()]
+    assert [line["cause"] for line in lines] == ["ValueError: a worm in the disk", "", ""]
+    assert all(0 < line["fetch_seconds"] < line["seconds"] for line in lines[1:])
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_nothing_is_lost(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = worker.write_block
+
+    def full(path: Path, aside: Path, block: int, values: Any) -> Any:
+        if block == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, aside, block, values)
+
+    monkeypatch.setattr(worker, "write_block", full)
+    with pytest.raises(RunIncomplete, match="its disk is full; free some space"):
+        run(run_dir, HERE)
+    assert len(RunPaths(run_dir).metrics.read_text().splitlines()) == 2  # tried once: the next try would find it full
+    monkeypatch.undo()
+    assert run(run_dir, HERE).already_finished == 1
+
+
+def test_a_block_that_another_worker_finished_is_not_done_again(run_dir: Path) -> None:
+    run(run_dir, HERE)
+    before = RunPaths(run_dir).ledger_entry(0).stat().st_mtime_ns
+    summary = worker.process(worker.BlockTask(str(run_dir), 0, "another session"))
+    assert (summary.rows, summary.cause) == (256, "")
+    assert RunPaths(run_dir).ledger_entry(0).stat().st_mtime_ns == before
+
+
+def test_a_stall_is_said_once_for_each_spell_and_names_the_worker(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Reporter(run_dir, "now", block=1, attempt=2, rows=244)
+    watch = StallWatch(run_dir, "now", patience_s=0.2)
+    watch.look(0, workers=1)
+    reporter.enter("fetching and predicting")
+    time.sleep(0.25)
+    watch.look(0, workers=1)
+    assert capsys.readouterr().err == ""  # it moved: the worker took a block
+    time.sleep(0.25)
+    watch.look(0, workers=1)
+    said = capsys.readouterr().err
+    assert "classify: nothing has moved for 0s" in said
+    assert f"{activities(run_dir)[0].worker}: block 1, fetching and predicting" in said
+    watch.look(0, workers=1)
+    assert capsys.readouterr().err == ""
+    reporter.leave()
+    time.sleep(0.25)
+    watch.look(0, workers=3)
+    time.sleep(0.25)
+    watch.look(0, workers=3)
+    assert "3 workers have taken no block" in capsys.readouterr().err
