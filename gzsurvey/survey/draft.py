@@ -75,20 +75,17 @@ def open_target_table(job: Job, card: Card, indexes: Sequence[Path | None]) -> T
             "(and --size-unit)",
         )
     kept = tuple(Column(info.name, "E") for info in table.kept)
-    Layout(
-        card,
-        choose_campaigns(card, job.campaigns or None),
-        Stored(replace(TARGET_ID, name=table.id_column.name), kept, layer_columns(job.sources)),
-    )
+    stored = Stored(replace(TARGET_ID, name=table.id_column.name), kept, layer_columns(job.sources))
+    Layout(card, choose_campaigns(card, job.campaigns or None), stored)
     return table
 
 
-def expected_arrays(job: Job, card: Card, table: TargetTable) -> tuple[ArraySpec, ...]:
+def expected_arrays(card: Card, table: TargetTable, layers: Sequence[Column] = ()) -> tuple[ArraySpec, ...]:
     """Return the arrays of a run as far as they are known before rows are read: every number has 8 bytes."""
     kept = tuple(replace(info, null=None) for info in table.kept)
     numbers = (np.dtype(np.float64),) * len(kept)
     columns = TargetColumns(table.id_column, np.dtype(np.int64), kept, numbers, bool(table.roles.r50))
-    return array_specs(card, columns, layer_columns(job.sources))
+    return array_specs(card, columns, layers)
 
 
 def draft_targets(

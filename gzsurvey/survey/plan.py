@@ -29,7 +29,7 @@ from gzsurvey.survey.draft import DraftedTargets, draft_targets, expected_arrays
 from gzsurvey.survey.inputs import absolute, identity, short_names, targets_sha256
 from gzsurvey.survey.job import Job
 from gzsurvey.survey.job_array import write_job_array
-from gzsurvey.survey.layout import group_attributes
+from gzsurvey.survey.layout import group_attributes, layer_columns
 from gzsurvey.survey.preview import Look, draw, look, sample_rows
 from gzsurvey.survey.record import (
     ColumnRecord,
@@ -164,7 +164,7 @@ def _asked(job: Job) -> _Asked:
 
 def _bytes_per_target(asked: _Asked, table: TargetTable) -> tuple[float, float]:
     """Return what a target takes of a disk while it is sorted, and when its results are there."""
-    results = costs.bytes_of_results(expected_arrays(asked.job, asked.model.card, table))
+    results = costs.bytes_of_results(expected_arrays(asked.model.card, table, layer_columns(asked.job.sources)))
     return costs.bytes_to_sort(table), results * costs.SPARE_DISK
 
 

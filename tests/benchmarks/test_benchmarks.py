@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import bench_classify
+import bench_cutouts
 import bench_engine
 import bench_inference
 import bench_plan
@@ -158,3 +159,13 @@ def test_planning_is_measured_to_the_end() -> None:
     table = bench_plan.main(["--targets", "2000"])
     assert re.search(r"\| 2,000 \| fits \| [\d.]+ \| [\d.]+ \| [\d,]+ \| [\d,]+ MB \|", table)
     assert all(f"| 2,000 | {name} |" in table for name in ("parquet", "csv"))
+
+
+@pytest.mark.slow
+def test_cutouts_are_measured_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--galaxies", "16", "--side", "200", "--turns", "1", "--suffixes", ".fits.fz"]
+    found = bench_cutouts.main([str(tmp_path / "sky"), *quick, "--ways", "native", "cutout2d"])
+    assert all(turn["rate"] > 0 for turns in found.values() for turn in turns)
+    printed = capsys.readouterr().out
+    assert "| .fits.fz | native |" in printed
+    assert "| .fits.fz | cutout2d (astropy" in printed

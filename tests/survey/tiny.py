@@ -30,7 +30,7 @@ RING = {"kind": "classes", "task": "ring", "classes": ["no", "yes"], "balance": 
 
 
 def card(
-    rule: ScaleRule | None = None, stretch: Stretch | None = None, size: int = SIZE, features: int = FEATURES
+    rule: ScaleRule | None = None, size: int = SIZE, features: int = FEATURES, stretch: Stretch | None = None
 ) -> Card:
     preparation = Preparation(image_size=size, scale_rule=rule or ScaleRule(), stretch=stretch or Stretch())
     return Card.model_validate(
@@ -50,12 +50,12 @@ def write_model(
     path: Path,
     rule: ScaleRule | None = None,
     gain: float = 1.0,
-    stretch: Stretch | None = None,
     size: int = SIZE,
     features: int = FEATURES,
+    stretch: Stretch | None = None,
 ) -> Path:
     """Convolution, mean, two heads; `gain` NaN gives a model whose predictions are not finite."""
-    described = card(rule, stretch, size, features)
+    described = card(rule, size, features, stretch)
     pixels = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[described.input_type]
     rng = np.random.default_rng(1)
     weights = {
