@@ -49,7 +49,7 @@ RECIPES: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "detectability": (detectability.DetectabilityRecipe,),
     "classify and plan": (survey.SurveyRecipe, remote.Politeness),
-    "surveys as sources of pixels": (imaging.SurveyImages,),
+    "surveys as sources of pixels": (imaging.SurveyImages, imaging.LayerImages),
     "cluster profiles": (cluster.ClusterProfile, cluster.SlurmJob, cluster.RetrievalPool),
     "demo": (demo.DemoRecipe, demo.DemoSky, demo.DemoChecks),
     "AUTHORS of a release": (authors.Authors, authors.Author),

@@ -311,6 +311,11 @@ class Card(_Part):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
+        if self.input_type != self.preparation.input_type:
+            raise ValueError(
+                f"'input_type' {self.input_type!r} does not fit the stretch {self.preparation.stretch.kind!r}: "
+                "'float32' and 'flux' belong together"
+            )
         if len(self.outputs) != 1 + len(self.heads):
             raise ValueError("each of 'heads' must have an output name of its own")
         campaigns = self.votes.tree.campaigns if self.votes else ()

@@ -9,6 +9,7 @@
     │   └── AccessDenied     a service refuses us: the run stops, and can be repeated with a token
     ├── CardMismatch         the model does not fit this survey: refuse
     ├── OutputConflict       OUT or RUN was made from other inputs: refuse, show the difference
+    ├── RunBusy              another process works on this RUN: wait until it has ended
     ├── DiskFull             nothing more can be written: the run stops, and can be repeated
     ├── ClusterError         workers cannot be reached, or cannot do the work: the run can be repeated
     ├── TrainingError        training cannot go on (no finite loss, collapse, no labels)

@@ -31,7 +31,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str, stream: TextIO | None = None) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0
+        self.done, self._said = 0, -1
         self._stream = stream or sys.stderr
         self._started = self._shown = time.monotonic()
         self._every = 0.2 if self._stream.isatty() else 10.0
@@ -52,8 +52,9 @@ class Progress:
             self._write(note)
 
     def finish(self, note: str = "") -> None:
-        """Show the last line."""
-        self._write(note)
+        """Show the last line, unless it was just shown."""
+        if self._said != self.done:
+            self._write(note)
         if self._stream.isatty() and not self.quiet:
             self._stream.write("\n")
 
@@ -67,6 +68,7 @@ class Progress:
     def _write(self, note: str) -> None:
         if self.quiet:
             return
+        self._said = self.done
         elapsed = time.monotonic() - self._started
         rate = self.done / elapsed if elapsed > 0 else 0.0
         share = f" {100 * self.done / self.total:.0f}%" if self.total else ""
@@ -84,10 +86,12 @@ def is_first_process() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Return `seconds` as a short text: ``42s``, ``3m10s``, ``5h02m``."""
+    """Return `seconds` as a short text: ``42s``, ``3m10s``, ``5h02m``, ``12d03h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 4 * 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,12 +61,15 @@ def as_table(columns: Sequence[Column], rows: Rows, parameters: Sequence[Paramet
     from astropy.table import Column as PlainColumn
     from astropy.table import MaskedColumn, Table
 
-    table = Table(meta={parameter.keyword: parameter.value for parameter in parameters})
+    made = []
     for column in columns:
         values = rows[column.name]
-        about = {"unit": column.unit or None, "description": column.description, "meta": {"ucd": column.ucd}}
+        about: dict[str, Any] = {"name": column.name, "unit": column.unit or None, "description": column.description}
+        about["meta"] = {"ucd": column.ucd}
         can_be_null = column.dtype in "EDA" or column.null is not None
-        table[column.name] = (
-            MaskedColumn(values, mask=column.is_null(values), **about) if can_be_null else PlainColumn(values, **about)
+        made.append(
+            MaskedColumn(values, mask=column.is_null(values), copy=False, **about)
+            if can_be_null
+            else PlainColumn(values, copy=False, **about)
         )
-    return table
+    return Table(made, copy=False, meta={parameter.keyword: parameter.value for parameter in parameters})

@@ -166,7 +166,7 @@ class HipsSource:
         """Return one request per tile, band by band."""
         assert isinstance(self._shelf, Server)
         scales = fov_arcsec / self._preparation.image_size
-        orders = np.array([self._grid.order_for(scale, self.name) for scale in scales])
+        orders = self._grid.orders_for(scales, self.name)
         found: set[Tile] = set()
         reach = fov_arcsec / 7200
         for east, north in ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):

@@ -77,13 +77,17 @@ class HipsProperties:
         gzsurvey.errors.SourceError
             Even the finest are far too coarse.
         """
-        finest = self.pixel_arcsec(self.order)
-        if finest > FAR_TOO_COARSE * scale_arcsec:
+        return int(self.orders_for(np.array([scale_arcsec]), where)[0])
+
+    def orders_for(self, scale_arcsec: NDArray[np.float64], where: str) -> NDArray[np.int64]:
+        """Return `order_for` of many cutouts, shape (N,)."""
+        finest, smallest = self.pixel_arcsec(self.order), float(np.min(scale_arcsec))
+        if finest > FAR_TOO_COARSE * smallest:
             raise SourceError(
-                where, f"its finest pixels are {finest:.3g} arcsec wide, those of the cutouts {scale_arcsec:.3g}"
+                where, f"its finest pixels are {finest:.3g} arcsec wide, those of the cutouts {smallest:.3g}"
             )
         steps = np.log2(self.pixel_arcsec(0) / scale_arcsec)
-        return int(np.clip(np.ceil(steps - 1e-6), 0, self.order))
+        return np.clip(np.ceil(steps - 1e-6), 0, self.order).astype(np.int64)
 
     def tiles_at(self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], order: int) -> NDArray[np.int64]:
         """NESTED numbers of the tiles of one order at ICRS positions."""

@@ -29,7 +29,7 @@ from gzsurvey.recipes.base import Section
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the index file; another version is built anew."""
 PROCESSES_FROM = 128
 """Files from which header reading is spread over processes; starting them costs seconds."""
@@ -54,6 +54,11 @@ class Tile(Section):
     corners_deg: tuple[tuple[float, float], ...]
     """Right ascension and declination of its outer corners, in order around it."""
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from all other images."""
+        return self.path, self.hdu
+
 
 class MosaicIndex(Section):
     """All that a worker needs to know of a mosaic."""
@@ -66,6 +71,8 @@ class MosaicIndex(Section):
     tiles: tuple[Tile, ...]
     masks: tuple[Tile, ...] = ()
     mask_bits: int = -1
+    layers: dict[str, tuple[Tile, ...]] = {}
+    """Maps that are read at each target, by the name of their column."""
     left_out: dict[str, int] = {}
     """Files that are no image of a band asked for, counted by reason."""
 
@@ -87,6 +94,8 @@ class _Asked:
     zeropoints: dict[str, float | str]
     by_pattern: bool
     """Whether the user named the files by a pattern with ``{band}`` or one by one."""
+    wanted: frozenset[str] = frozenset()
+    """Words in an extension's name that would leave it out elsewhere."""
 
 
 def build_index(spec: SourceSpec, bands: Sequence[str]) -> MosaicIndex:
@@ -117,7 +126,8 @@ def build_index(spec: SourceSpec, bands: Sequence[str]) -> MosaicIndex:
         logger.info("%s: %s", spec.text, ", ".join(f"{n} left out as {why}" for why, n in sorted(left_out.items())))
     return MosaicIndex(
         source=spec.text, bands=names, tiles=tuple(tiles), left_out=dict(sorted(left_out.items())),
-        masks=_masks(spec), mask_bits=spec.mask_bits,
+        masks=_maps(spec.mask, "mask") if spec.mask else (), mask_bits=spec.mask_bits,
+        layers={layer.name: _maps(layer.files, layer.name) for layer in spec.layers},
     )  # fmt: skip
 
 
@@ -159,7 +169,7 @@ def _read(file: Candidate, asked: _Asked) -> _Found:
         images = list(headers.images_of(path))
     except headers.READ_ERRORS as error:
         raise SourceError(file.path, f"cannot be read as FITS: {' '.join(str(error).split())}") from None
-    kept = [image for image in images if not headers.auxiliary_kind(str(image[1].get("EXTNAME", "")))]
+    kept = [image for image in images if not headers.auxiliary_kind(str(image[1].get("EXTNAME", "")), asked.wanted)]
     if not kept:
         found.left_out["without a two-dimensional image"] += 1
     for hdu, header, keywords in kept:
@@ -229,13 +239,14 @@ def _corners(path: Path, wcs: WCS, shape: tuple[int, int]) -> tuple[tuple[float,
     return tuple((float(a), float(b)) for a, b in zip(ra, dec, strict=True))
 
 
-def _masks(spec: SourceSpec) -> tuple[Tile, ...]:
-    if spec.mask is None:
-        return ()
-    masks = SourceSpec(f"mosaic:{spec.mask}", ("mask",) * 3, (0.0,) * 3)
-    asked = _Asked(masks.text, ("mask",), {"mask": 0.0}, True)
-    files = [Candidate(file.path, "mask") for file in list_files(masks, ("mask",))]
+def _maps(pattern: str, name: str) -> tuple[Tile, ...]:
+    """Images of one quantity that is no brightness, whatever their names and headers say."""
+    spec = SourceSpec(f"mosaic:{pattern}", (name,) * 3, (0.0,) * 3)
+    asked = _Asked(spec.text, (name,), {name: 0.0}, True, headers.AUXILIARY)
+    files = [Candidate(file.path, name) for file in list_files(spec, (name,))]
     tiles = [tile for part in _read_all(files, asked) for tile in part.tiles]
+    if not tiles:
+        raise SourceError(spec.text, f"has no two-dimensional image for {name!r}")
     return tuple(sorted(tiles, key=_sky_order))
 
 

@@ -20,7 +20,9 @@ from gzsurvey.cutouts.mosaic import MISSING_LIMIT, MosaicSource
 from gzsurvey.cutouts.mosaic_index import SAME_SCALE, VERSION, MosaicIndex, build_index
 from gzsurvey.cutouts.remote.client import Client
 from gzsurvey.cutouts.remote.token import token
+from gzsurvey.cutouts.sdss import SdssSource
 from gzsurvey.cutouts.sia import SiaSource
+from gzsurvey.cutouts.skyview import SkyviewSource
 from gzsurvey.cutouts.source import CutoutSource, RemoteSource
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.cutouts.synthetic import SyntheticSource
@@ -34,7 +36,9 @@ REPLIES = "replies"
 REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {
     "hips2fits": Hips2fitsSource,
     "legacy": LegacySource,
+    "sdss": SdssSource,
     "sia": SiaSource,
+    "skyview": SkyviewSource,
 }
 """Sources that ask services, by kind."""
 
@@ -107,6 +111,8 @@ def check_source(
     gzsurvey.errors.SourceError
         What is wrong, and what to change.
     """
+    if preparation.is_flux and not spec.gives_flux:
+        raise SourceError(spec.text, "gives ready pictures, and the model takes flux; name bands, or another source")
     if spec.kind == "mosaic":
         return _indexed(spec, preparation.bands, cache_dir or cache_folder())
     source = open_source(spec, preparation, politeness=politeness)
@@ -204,11 +210,14 @@ def _indexed(spec: SourceSpec, bands: Sequence[str], folder: Path) -> Path:
 def _fingerprint(spec: SourceSpec, bands: Sequence[str]) -> str:
     """Hash of what is asked for, and of all files' names, sizes and times, wherever it is asked from."""
     names = spec.bands or tuple(bands)
-    where = [str(Path(text).expanduser().absolute()) for text in (spec.address, spec.mask) if text is not None]
-    digest = hashlib.sha256(repr((VERSION, where, names, spec.zeropoints, spec.mask_bits)).encode())
+    maps = [text for text in (spec.mask, *(layer.files for layer in spec.layers)) if text]
+    where = [str(Path(text).expanduser().absolute()) for text in (spec.address, *maps)]
+    columns = [layer.name for layer in spec.layers]
+    digest = hashlib.sha256(repr((VERSION, where, names, spec.zeropoints, spec.mask_bits, columns)).encode())
     files = list_files(spec, names)
-    masks = list_files(SourceSpec(f"mosaic:{spec.mask}"), ("mask",)) if spec.mask else []
-    for file in files + masks:
+    for text in maps:
+        files += list_files(SourceSpec(f"mosaic:{text}"), ())
+    for file in files:
         stat = Path(file.path).stat()
         digest.update(f"{Path(file.path).absolute()} {file.band} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]

@@ -45,6 +45,21 @@ class Outlines:
         images = np.array([image for images in found for image in images], dtype=np.intp)
         return fields.astype(np.intp), images
 
+    def ranked(
+        self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], fov_arcsec: NDArray[np.float64]
+    ) -> list[list[int]]:
+        """Images that touch each field of view, by coverage, then by depth of the centre, then by order."""
+        touched: list[list[int]] = [[] for _ in ra_deg]
+        if len(ra_deg):
+            fields, images = self.near(ra_deg, dec_deg, fov_arcsec)
+            share, depth = self.coverage(images, ra_deg[fields], dec_deg[fields], fov_arcsec[fields])
+            touching = np.flatnonzero(share > 0)
+            keys = (images[touching], -depth[touching], -share[touching], fields[touching])
+            order = touching[np.lexsort(keys)]
+            for field, image in zip(fields[order].tolist(), images[order].tolist(), strict=True):
+                touched[field].append(image)
+        return touched
+
     def pairs(self) -> NDArray[np.intp]:
         """Pairs of images whose centres are closer than both radii together, shape (P, 2)."""
         found: NDArray[np.intp] = self._tree.query_pairs(2 * float(self.radius.max()), output_type="ndarray")

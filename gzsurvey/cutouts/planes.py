@@ -13,8 +13,9 @@ from gzsurvey.cutouts import headers
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import CutoutUnavailable, SourceError
-from gzsurvey.images.resample import affine_maps, resample
-from gzsurvey.recipes.preparation import Preparation
+from gzsurvey.images.affine import affine_maps, laid
+from gzsurvey.images.resample import resample
+from gzsurvey.recipes.preparation import Preparation, Resampling
 from gzsurvey.status import Status
 
 GRID_PX = 1e-3
@@ -39,13 +40,14 @@ class Flux:
     """Side of the pixels that counts refer to; None: the image's own."""
     reference_arcsec: float
     """Fluxes reach the stretch per pixel of this scale."""
+    resampling: Resampling = "mean"
 
     @classmethod
     def of(cls, spec: SourceSpec, preparation: Preparation) -> Flux:
         """Return what a SOURCE and a model's preparation say."""
         bands = spec.bands or preparation.bands
         reference = preparation.stretch.reference_scale_arcsec
-        return cls(spec.text, bands, spec.zeropoints, spec.pixel_scale_arcsec, reference)
+        return cls(spec.text, bands, spec.zeropoints, spec.pixel_scale_arcsec, reference, preparation.resampling)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,12 +99,13 @@ class Flux:
         wcs = headers.celestial_wcs(header)
         if wcs is None:
             raise CutoutUnavailable(Status.UNREADABLE, "a FITS image without celestial WCS")
-        (affine,) = affine_maps(wcs, np.array([request.ra_deg]), np.array([request.dec_deg]), [frame])
-        if affine is None:
+        ra, dec, scale = (np.array([value]) for value in (request.ra_deg, request.dec_deg, frame.scale_arcsec))
+        affine = laid(affine_maps(wcs, ra, dec, scale, frame.size_px)[0], frame.size_px, self.resampling)
+        if not affine.known:
             return np.full((frame.size_px, frame.size_px), np.nan, dtype=np.float32)
-        own_area = frame.scale_arcsec**2 / affine.area_px
+        own_area = frame.scale_arcsec**2 / float(affine.area_px)
         area = own_area if self.pixel_arcsec is None else self.pixel_arcsec**2
-        column0, row0, column1, row1 = affine.bounds(frame.size_px)
+        column0, row0, column1, row1 = affine.bounds(frame.size_px).tolist()
         column, row = max(column0, 0), max(row0, 0)
         part = pixels[row : max(row1, row), column : max(column1, column)]
         if not part.size:

@@ -90,13 +90,20 @@ class Demand:
     bytes: float
     """Of replies, by those seen so far; NaN: none was."""
     requests_per_s: float
+    estimated: bool = False
+    """Whether only some blocks of the run were counted."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes at least."""
+        return self.requests / self.requests_per_s
 
     def __str__(self) -> str:
         size = "" if self.bytes != self.bytes else f" for about {self.bytes / 1e6:,.1f} MB"
-        seconds = self.requests / self.requests_per_s
+        about, counted = ("about ", ", by some of the blocks") if self.estimated else ("", "")
         return (
-            f"{self.requests:,} requests of {self.host}{size}, at most {self.requests_per_s:g} a second: "
-            f"{duration(seconds)} or longer"
+            f"{about}{self.requests:,} requests of {self.host}{size}, at most {self.requests_per_s:g} a second: "
+            f"{duration(self.seconds)} or longer{counted}"
         )
 
 
@@ -117,5 +124,5 @@ class RemoteSource(CutoutSource, Protocol):
     def demand(
         self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], fov_arcsec: NDArray[np.float64], /
     ) -> Demand:
-        """Return what cutouts at these positions and of these widths, shape (N,), will cost."""
+        """Return what the cutouts of one block, at these positions and of these widths, shape (N,), will cost."""
         ...

@@ -18,6 +18,8 @@ KINDS: dict[str, str] = {
     "hips2fits": "hips2fits:HIPS_ID or hips2fits:HIPS_ID@URL: a hips2fits service",
     "legacy": "legacy:LAYER or legacy:LAYER@URL: the Legacy Surveys viewer",
     "sia": "sia:URL: the query address of an SIA service",
+    "sdss": "sdss, sdss:RELEASE or sdss:RELEASE@URL: frames of the Sloan Digital Sky Survey",
+    "skyview": "skyview:SURVEY or skyview:SURVEY@URL: a survey of NASA's SkyView, {band} in its name",
     "synthetic": "synthetic: made-up galaxies, for tests and benchmarks",
 }
 """The kinds of source that exist, and how each is written."""
@@ -27,8 +29,22 @@ SERVERS: dict[str, tuple[str, ...]] = {
         "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
     ),
     "legacy": ("https://www.legacysurvey.org/viewer",),
+    "sdss": ("https://skyserver.sdss.org",),
+    "skyview": ("https://skyview.gsfc.nasa.gov/current/cgi/basicform.pl",),
 }
 """Where services are asked that have no server in the SOURCE: the first, then its mirrors."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """A map that is read at each target."""
+
+    name: str
+    """Of its catalogue column."""
+    files: str
+    """Pattern of its FITS images."""
+    unit: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,8 @@ class SourceSpec:
     """Of an archive: only images of this ``dataproduct_subtype``."""
     survey: str = ""
     """Name of the survey that describes it; empty: the user wrote it out."""
+    layers: tuple[LayerSpec, ...] = ()
+    """Of a mosaic: maps to read at each target."""
     credit: str = ""
     """The line that a paper owes the survey."""
     licence: str = ""
@@ -62,7 +80,7 @@ class SourceSpec:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise SourceError(self.text, _unknown(self.text))
-        if not self.address and self.kind != "synthetic":
+        if not self.address and self.kind not in {"synthetic", "sdss"}:
             raise SourceError(self.text, f"says no path; write {KINDS[self.kind]}")
         if self.kind == "sia" and not self.servers:
             raise SourceError(self.text, f"is no address; write {KINDS[self.kind]}")
@@ -121,6 +139,7 @@ class SourceSpec:
             survey.collection,
             survey.product,
             PurePath(text).stem,
+            tuple(LayerSpec(name, **layer.model_dump()) for name, layer in survey.layers.items()),
             survey.credit,
             survey.licence,
         )
@@ -157,6 +176,11 @@ class SourceSpec:
     def is_flux(self) -> bool:
         """Whether a HiPS is asked for flux: it names bands; otherwise for ready pictures."""
         return self.bands is not None or "{band}" in self.address
+
+    @property
+    def gives_flux(self) -> bool:
+        """Whether its cutouts are flux rather than ready pictures."""
+        return self.is_flux if self.kind in {"hips", "hips2fits"} else self.kind != "images"
 
     def counts_scale(self, stated_arcsec: float | None = None) -> float:
         """Side of the pixels to which the counts of a HiPS refer, arcsec.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from gzsurvey.cutouts import headers
 from gzsurvey.cutouts.mosaic_index import Tile
 from gzsurvey.errors import SourceError
 
-Bounds = tuple[int, int, int, int]
+Bounds = list[int]
 """Native ``column0, row0, column1, row1``, ends excluded; may reach beyond the image."""
 
 WHOLE_FROM = 0.5
@@ -64,12 +64,12 @@ class OpenTile:
         self._whole = None
         self._file.close()
 
-    def expect(self, parts: Sequence[Bounds]) -> None:
-        """Read the image whole, if that is cheaper than `parts` of it one by one."""
+    def expect(self, parts: NDArray[np.intp], times: float) -> None:
+        """Read the image whole, if that is cheaper than some `times` these parts, shape (n, 4), one by one."""
         if self._whole is not None:
             return
         height, width = self.tile.shape
-        if self._mapped() or self._costs(parts) > WHOLE_FROM * height * width:
+        if self._mapped() or self._costs(parts) * times > WHOLE_FROM * height * width:
             self._whole = self._hdu.data[self._leading] if self._leading else self._hdu.data
 
     def _mapped(self) -> bool:
@@ -78,29 +78,44 @@ class OpenTile:
             return True
         return not isinstance(self._hdu, fits.CompImageHDU) and not _is_scaled(self._hdu)
 
-    def _costs(self, parts: Sequence[Bounds]) -> int:
+    def _costs(self, parts: NDArray[np.intp]) -> int:
         """Pixels that reading `parts` decompresses."""
-        height, width = self.tile.shape
-        tall, wide = getattr(self._hdu, "tile_shape", (1, 1))[-2:]
-        total = 0
-        for part in parts:
-            column0, row0, column1, row1 = _clipped(part, self.tile.shape)
-            rows = min(-(-row1 // tall) * tall, height) - row0 // tall * tall
-            columns = min(-(-column1 // wide) * wide, width) - column0 // wide * wide
-            total += max(rows, 0) * max(columns, 0)
-        return total
+        steps = np.array(getattr(self._hdu, "tile_shape", (1, 1))[-2:])[::-1]
+        size = np.array(self.tile.shape[::-1])
+        inside = clipped(parts, self.tile.shape)
+        lengths = np.minimum(-(-inside[:, 2:] // steps) * steps, size) - inside[:, :2] // steps * steps
+        return int(lengths.prod(axis=1).sum())
 
-    def flux(self, part: Bounds) -> NDArray[np.float32]:
-        """Pixels of `part`, NaN where there are none or they are blank."""
-        inside = _clipped(part, self.tile.shape)
-        pixels = self._read(inside).astype(np.float32)
-        if np.count_nonzero(pixels) < pixels.size:
-            pixels[blank(pixels, inside, self.tile.shape)] = np.nan
-        return _padded(pixels, inside, part, np.float32(np.nan))
+    def flux(self, parts: NDArray[np.intp], out: NDArray[np.float32]) -> None:
+        """Write the pixels of `parts`, bounds of shape (n, 4), to `out`, shape (n, h, w): NaN where none are, or blank.
+
+        Raises
+        ------
+        any of gzsurvey.cutouts.headers.READ_ERRORS
+            The file is damaged; what was not read is NaN.
+        """
+        insides = clipped(parts, self.tile.shape)
+        starts = (insides - parts)[:, :2]
+        done = 0
+        try:
+            for (column, row), inside, pixels in zip(starts.tolist(), insides.tolist(), out, strict=True):
+                read = self._read(inside)
+                if read.shape != pixels.shape:
+                    pixels.fill(np.nan)
+                    pixels = pixels[row : row + read.shape[0], column : column + read.shape[1]]
+                pixels[...] = read
+                done += 1
+        finally:
+            out[done:] = np.nan
+            for number in np.flatnonzero((out == 0).any(axis=(1, 2))):
+                column, row = starts[number]
+                height, width = insides[number, 2:][::-1] - insides[number, :2][::-1]
+                pixels = out[number, row : row + height, column : column + width]
+                pixels[blank(pixels, insides[number].tolist(), self.tile.shape)] = np.nan
 
     def bits(self, part: Bounds) -> NDArray[np.int64]:
         """Mask bits of `part`, 0 outside."""
-        inside = _clipped(part, self.tile.shape)
+        inside = clipped(np.array(part), self.tile.shape).tolist()
         return _padded(np.nan_to_num(self._read(inside)).astype(np.int64), inside, part, np.int64(0))
 
     def _read(self, part: Bounds) -> NDArray[Any]:
@@ -121,6 +136,8 @@ class TileCache:
     """Open images, the last used kept within a memory budget."""
 
     budget_bytes: int
+    wanted: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """How many parts of each image will be asked for."""
     max_open: int = 48
     opened: int = 0
     """How often a file was opened."""
@@ -130,7 +147,7 @@ class TileCache:
 
     def get(self, tile: Tile) -> OpenTile | None:
         """The open image; None if it is damaged."""
-        key = (tile.path, tile.hdu)
+        key = tile.key
         if key in self.damaged:
             return None
         if key not in self._open:
@@ -143,25 +160,26 @@ class TileCache:
         self._open.move_to_end(key)
         return self._open[key]
 
-    def expect(self, tile: OpenTile, parts: Sequence[Bounds]) -> None:
-        """Prepare to read `parts`."""
+    def expect(self, tile: OpenTile, parts: NDArray[np.intp]) -> None:
+        """Prepare to read `parts`, and as many like them as are wanted."""
         try:
-            tile.expect(parts)
+            tile.expect(parts, max(self.wanted.get(tile.tile.key, 0) / max(len(parts), 1), 1))
         except headers.READ_ERRORS as error:
             self.report(tile.tile, error)
 
-    def flux(self, tile: OpenTile, part: Bounds) -> NDArray[np.float32]:
-        """Pixels of `part`; all NaN if they cannot be read."""
-        if (tile.tile.path, tile.tile.hdu) not in self.damaged:
-            try:
-                return tile.flux(part)
-            except headers.READ_ERRORS as error:
-                self.report(tile.tile, error)
-        return np.full((part[3] - part[1], part[2] - part[0]), np.nan, dtype=np.float32)
+    def flux(self, tile: OpenTile, parts: NDArray[np.intp], out: NDArray[np.float32]) -> None:
+        """Write the pixels of `parts` to `out`; NaN where they cannot be read."""
+        if tile.tile.key in self.damaged:
+            out.fill(np.nan)
+            return
+        try:
+            tile.flux(parts, out)
+        except headers.READ_ERRORS as error:
+            self.report(tile.tile, error)
 
     def bits(self, tile: OpenTile, part: Bounds) -> NDArray[np.int64]:
         """Mask bits of `part`; none if they cannot be read."""
-        if (tile.tile.path, tile.tile.hdu) not in self.damaged:
+        if tile.tile.key not in self.damaged:
             try:
                 return tile.bits(part)
             except headers.READ_ERRORS as error:
@@ -170,8 +188,8 @@ class TileCache:
 
     def report(self, tile: Tile, error: BaseException) -> None:
         """Remember that an image is damaged."""
-        self.damaged[tile.path, tile.hdu] = " ".join(str(error).split()) or type(error).__name__
-        if broken := self._open.pop((tile.path, tile.hdu), None):
+        self.damaged[tile.key] = " ".join(str(error).split()) or type(error).__name__
+        if broken := self._open.pop(tile.key, None):
             broken.close()
 
     def trim(self, in_use: int) -> None:
@@ -203,11 +221,11 @@ def _is_scaled(hdu: Any) -> bool:
     return bool(header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or "BLANK" in header)
 
 
-def _clipped(part: Bounds, shape: tuple[int, int]) -> Bounds:
-    column0, row0, column1, row1 = part
-    height, width = shape
-    low_column, low_row = min(max(column0, 0), width), min(max(row0, 0), height)
-    return low_column, low_row, max(min(column1, width), low_column), max(min(row1, height), low_row)
+def clipped(parts: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.intp]:
+    """What of bounds (..., 4) lies on an image; of no pixel where nothing does."""
+    size = np.array(shape[::-1])
+    low, high = np.clip(parts[..., :2], 0, size), np.minimum(parts[..., 2:], size)
+    return np.concatenate([low, np.maximum(high, low)], axis=-1)
 
 
 def _padded(pixels: NDArray[Any], inside: Bounds, part: Bounds, fill: np.generic) -> NDArray[Any]:
@@ -220,7 +238,7 @@ def _padded(pixels: NDArray[Any], inside: Bounds, part: Bounds, fill: np.generic
     return whole
 
 
-def blank(pixels: NDArray[np.float32], inside: Bounds, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def blank(pixels: NDArray[np.float32], inside: Sequence[int], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Find exact zeros in squares of `BLANK_RUN` pixels: a filled border, never a pixel that happens to be zero.
 
     Beyond the image's own border all counts as zero, so that a single line along it is found.

@@ -23,7 +23,7 @@ from gzsurvey.dataset.gather import Gathered, gather
 from gzsurvey.dataset.groups import assign_splits
 from gzsurvey.dataset.pictures import Picture, Reject, picture_workers, pictures
 from gzsurvey.dataset.store import GALAXY_COLUMNS, Store, StoreInfo, rows_per_chunk, write_info
-from gzsurvey.errors import OutputConflict, TableError
+from gzsurvey.errors import OutputConflict, RecipeError, TableError
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.dataset import DatasetRecipe
 from gzsurvey.votes.tree import DecisionTree
@@ -63,6 +63,9 @@ def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], 
     inputs = _inputs(recipe)
     if _is_finished(out, inputs):
         return Store(out)
+    _refuse_pictures_for_flux(recipe)
+    for warning in recipe.preparation.warnings:
+        Progress.say(f"{recipe.name}: {warning}")
     tree = DecisionTree.load(recipe.answers)
     sources = gather(recipe, tree)
     total = sum(len(source.rows) for source in sources)
@@ -146,6 +149,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def _refuse_pictures_for_flux(recipe: DatasetRecipe) -> None:
+    ready = [source.name for source in recipe.sources if not source.is_cutouts]
+    if recipe.preparation.is_flux and ready:
+        raise RecipeError(
+            recipe.name, f"source {ready[0]!r} holds ready pictures, and the stretch 'flux' needs a cutout SOURCE"
+        )
+
+
 def _begin(out: Path, inputs: dict[str, Any]) -> None:
     if _is_empty(out):
         shutil.rmtree(out / "store.zarr", ignore_errors=True)
@@ -169,9 +180,10 @@ def _sync(path: Path) -> None:
 def _create_arrays(out: Path, recipe: DatasetRecipe, tree: DecisionTree, total: int) -> zarr.Group:
     if (out / "store.zarr" / "votes" / "zarr.json").is_file():
         return zarr.open_group(out / "store.zarr", mode="r+")
-    side, rows = recipe.preparation.image_size, rows_per_chunk(recipe.preparation.image_size)
+    side, pixel = recipe.preparation.image_size, np.dtype(recipe.preparation.input_type)
+    rows = rows_per_chunk(side, pixel.itemsize)
     group = zarr.open_group(out / "store.zarr", mode="w")
-    for name, shape, dtype in (("images", (side, side, 3), "uint8"), ("votes", (tree.n_answers,), "int32")):
+    for name, shape, dtype in (("images", (side, side, 3), pixel), ("votes", (tree.n_answers,), np.dtype(np.int32))):
         group.create_array(
             name, shape=(total, *shape), chunks=(rows, *shape), dtype=dtype, compressors=None, fill_value=0
         )
@@ -236,7 +248,7 @@ class Journal:
 class Chunk:
     """The rows of one chunk, in memory."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     votes: NDArray[np.int32]
     rows: int = 0
     parts: list[tuple[Gathered, list[int], list[str]]] = field(default_factory=list)
@@ -249,7 +261,7 @@ class Chunk:
         """Return a chunk of the arrays' size, all zeros."""
         images: zarr.Array[Any] = group["images"]  # type: ignore[assignment]
         votes: zarr.Array[Any] = group["votes"]  # type: ignore[assignment]
-        return cls(np.zeros(images.chunks, np.uint8), np.zeros(votes.chunks, np.int32))
+        return cls(np.zeros(images.chunks, images.dtype), np.zeros(votes.chunks, np.int32))
 
     @property
     def is_full(self) -> bool:

@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,8 @@ class Picture:
 
     row: int
     """Its place in its source."""
-    pixels: NDArray[np.uint8]
-    """Shape (S, S, 3)."""
+    pixels: NDArray[Any]
+    """Shape (S, S, 3), uint8, or float32 flux."""
     sha256: str
     """Of the pixels."""
 
@@ -154,7 +155,7 @@ def _from_survey(
                 yield Reject(row, "its position or size is not known" if answer is None else answer.reason)
 
 
-def checked(row: int, pixels: NDArray[np.uint8]) -> Picture | Reject:
+def checked(row: int, pixels: NDArray[Any]) -> Picture | Reject:
     """Return a picture, or a reject where every pixel is the same: all such look like one galaxy."""
     if (pixels == pixels[0, 0]).all():
         return Reject(row, "the image is blank")

@@ -4,7 +4,7 @@
 
     STORE/
     ├── store.json         StoreInfo
-    ├── store.zarr/        images (N, H, W, 3) uint8; votes (N, A) int32; uncompressed chunks
+    ├── store.zarr/        images (N, H, W, 3) uint8, or float32 flux; votes (N, A) int32; uncompressed chunks
     ├── galaxies.parquet   one row per galaxy: GALAXY_COLUMNS
     └── rejected.csv       source, id, reason
 
@@ -186,7 +186,7 @@ class Store:
     def _table(self) -> Path:
         return self.path / "galaxies.parquet"
 
-    def images(self, rows: Iterable[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+    def images(self, rows: Iterable[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Copy images out of the mapped chunks.
 
         Parameters
@@ -197,9 +197,10 @@ class Store:
         Returns
         -------
         uint8, shape (n, H, W, 3)
+            float32 where the store's preparation keeps flux.
         """
         rows = np.fromiter(rows, dtype=np.int64) if not isinstance(rows, np.ndarray) else rows
-        out = np.empty((len(rows), *self.image_shape), dtype=np.uint8)
+        out = np.empty((len(rows), *self.image_shape), dtype=self.info.preparation.input_type)
         for chunk, places, offsets in _by_chunk(rows, self.rows_per_chunk):
             out[places] = self._mapped_images(chunk)[offsets]
         return out
@@ -227,9 +228,9 @@ class Store:
         path = self.path / "store.zarr" / "votes" / "c" / str(chunk) / "0"
         return _map(path, np.dtype(np.int32), shape)
 
-    def _map_images(self, chunk: int) -> NDArray[np.uint8]:
+    def _map_images(self, chunk: int) -> NDArray[Any]:
         path = self.path / "store.zarr" / "images" / "c" / str(chunk) / "0" / "0" / "0"
-        return _map(path, np.dtype(np.uint8), (self.rows_per_chunk, *self.image_shape))
+        return _map(path, np.dtype(self.info.preparation.input_type), (self.rows_per_chunk, *self.image_shape))
 
 
 def _by_chunk(
@@ -252,9 +253,9 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[An
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def rows_per_chunk(image_size: int) -> int:
-    """Galaxies per chunk file for images of `image_size` pixels a side."""
-    return max(1, min(ROWS_PER_CHUNK, CHUNK_BYTES // (3 * image_size**2)))
+def rows_per_chunk(image_size: int, value_bytes: int = 1) -> int:
+    """Galaxies per chunk file for images of `image_size` pixels a side and `value_bytes` for each colour of a pixel."""
+    return max(1, min(ROWS_PER_CHUNK, CHUNK_BYTES // (3 * value_bytes * image_size**2)))
 
 
 def write_info(path: Path, info: StoreInfo) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from gzsurvey.dataset.store import SPLITS, Store
+from gzsurvey.images.prepare import shown
 from gzsurvey.votes.fractions import expected_fractions
 from gzsurvey.votes.tree import DecisionTree
 
@@ -134,7 +135,10 @@ def contact_sheet(store: Store, path: Path, seed: int = 0) -> Path:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     for i, (row, pixels) in enumerate(zip(rows, store.images(rows), strict=True)):
         x, y = 4 + (i % COLUMNS) * (TILE + 4), 4 + (i // COLUMNS) * (height + 4)
-        sheet.paste(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC), (x, y))
+        sheet.paste(
+            Image.fromarray(shown(pixels, store.info.preparation)).resize((TILE, TILE), Image.Resampling.BICUBIC),
+            (x, y),
+        )
         galaxy = store.galaxies.iloc[int(row)]
         draw.text((x, y + TILE + 1), f"{galaxy['id']}"[:24], fill="black", font=font)
         draw.text((x, y + TILE + 14), caption(votes[i], store.tree, galaxy["source"]), fill="#555555", font=font)

@@ -41,7 +41,7 @@ def require_published(run: FinishedRun) -> None:
         raise VerificationFailed(run.run_dir, [f"{provenance.name} is not the file that was published"])
     document = json.loads(provenance.read_bytes())
     published = document["entity"][f"gzsurvey:product-{run.paths.zarr.stem}"]["gzsurvey:shards_sha256"]
-    if published != ledger.digest(run.entries):
+    if published != ledger.digest(run.run_dir, run.entries)[1]:
         problem = f"{run.paths.zarr.name} changed after it was published; publish the run again"
         raise VerificationFailed(run.run_dir, [problem])
 
@@ -88,9 +88,8 @@ def _published(run: FinishedRun) -> Iterator[tuple[Path, str]]:
     """Yield every file with a checksum on record; what an earlier release added is made anew."""
     added = set(ReleasePaths(run.run_dir).files)
     yield from ((path, digest) for path, digest in read_checksums(run.paths) if path not in added)
-    for number, entry in run.entries.items():
-        for name, shard in entry.shards.items():
-            yield shard_file(run.paths.zarr, name, number), shard.sha256
+    for number, name, shard in ledger.shards(run.run_dir, run.entries):
+        yield shard_file(run.paths.zarr, name, number), shard.sha256
 
 
 def _beside(run: FinishedRun) -> Iterator[Path]:

@@ -103,6 +103,7 @@ def _input(card: Card) -> Iterator[str]:
     yield f"- Input `image`: {card.input_type} (batch, 3, {size}, {size}), planes R, G, B, north up, east left."
     yield "  Scaling of pixel values is inside the file: give it 0 to 255."
     yield f"- Bands {', '.join(preparation.bands)} (bluest first; the reddest is R)."
+    yield from (f"- Mind: {warning}." for warning in preparation.warnings)
     yield f"- Stretch '{stretch.kind}' with {', '.join(f'{scale:g}' for scale in stretch.scales)}, on nanomaggies"
     yield f"  (AB zero point 22.5) per pixel of {stretch.reference_scale_arcsec:g} arcsec."
     yield f"- Field of view: {field}."

@@ -1,150 +1,40 @@
-"""Resampling of native pixels onto a frame, with surface brightness kept.
+"""Resampling of native pixels onto frames, with surface brightness kept.
 
 The kernel is the same whatever the pixel scales: a native pixel is a square of constant
 surface brightness, and an output pixel takes its mean over a box as wide as the output
 pixel, but never narrower than a native one. Between equal scales that is bilinear
 interpolation; towards coarser pixels it is the exact mean over the area.
 
-The map from frame to native pixels is taken as affine over one cutout. Unrotated images
-are averaged by one matrix product per axis. Rotated ones take two passes of
-one-dimensional means, along native rows and then along native columns; they are the same
-kernel where the rotation is nothing, and keep flux and centroid at any angle.
+The map from frame to native pixels is taken as affine over one cutout. Frames that consist
+of native pixels are copied. Unrotated images are averaged by one matrix product per axis.
+Rotated ones take two passes of one-dimensional means, along native rows and then along
+native columns; they are the same kernel where the rotation is nothing, and keep flux and
+centroid at any angle.
+
+Letters: N cutouts, C planes, (h, w) native pixels, S pixels on a side of the frame.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.images.frame import Frame
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from astropy.wcs import WCS
+from gzsurvey.images.affine import Affine
 
 VALID_WEIGHT = 0.5
 """An output pixel with less than this share of its box on data has no data."""
+BILINEAR_PX = 1.001
+"""Boxes up to this wide, in native pixels, are as wide as one: distorted images vary by as much."""
 
-STRAIGHT_PX = 0.02
-"""Images that leave a frame's rows by less than this, in native pixels, count as unrotated."""
-
-_STEPS = np.array([(east, north) for north in (-1.0, 0.0, 1.0) for east in (-1.0, 0.0, 1.0)])
-"""Points of the tangent plane on which the affine map is fitted, in units of 0.4 fields."""
-_REACH = 0.4
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """Where the pixels of one frame fall among an image's own pixels.
-
-    Native column and row (zero-based, integers at pixel centres) of the frame's pixel in
-    column ``X`` and row ``Y`` are ``column + xx X + xy Y`` and ``row + yx X + yy Y``.
-    """
-
-    column: float
-    row: float
-    xx: float
-    xy: float
-    yx: float
-    yy: float
-
-    @property
-    def area_px(self) -> float:
-        """Native pixels per pixel of the frame."""
-        return abs(self.xx * self.yy - self.xy * self.yx)
-
-    @property
-    def transposed(self) -> Affine:
-        """The same map for an image whose rows and columns are exchanged."""
-        return Affine(self.row, self.column, self.yx, self.yy, self.xx, self.xy)
-
-    def shifted(self, column: int, row: int) -> Affine:
-        """The same map for a part of the image that begins at native `column`, `row`."""
-        return Affine(self.column - column, self.row - row, self.xx, self.xy, self.yx, self.yy)
-
-    def bounds(self, size_px: int) -> tuple[int, int, int, int]:
-        """Native ``column0, row0, column1, row1`` (ends excluded) that a frame of `size_px` needs."""
-        low, high = -0.5, size_px - 0.5
-        corners = np.array([(low, low), (low, high), (high, low), (high, high)])
-        columns = self.column + corners @ (self.xx, self.xy)
-        rows = self.row + corners @ (self.yx, self.yy)
-        margin = 1.5
-        return (
-            int(np.floor(columns.min() - margin)),
-            int(np.floor(rows.min() - margin)),
-            int(np.ceil(columns.max() + margin)) + 1,
-            int(np.ceil(rows.max() + margin)) + 1,
-        )
+Planes = NDArray[np.float32]
+Real = TypeVar("Real", np.float32, np.float64)
+Means = Callable[[NDArray[np.generic], Affine, int], Planes]
 
 
-def affine_maps(
-    wcs: WCS, ra_deg: NDArray[np.floating], dec_deg: NDArray[np.floating], frames: Sequence[Frame]
-) -> list[Affine | None]:
-    """Affine maps from the frames of N targets to an image's pixels.
-
-    Parameters
-    ----------
-    wcs : astropy.wcs.WCS
-        The image's: two celestial axes of any projection, frame and order.
-    ra_deg, dec_deg : float, shape (N,)
-        Targets, degrees ICRS.
-    frames : sequence of Frame
-        One per target: tangent plane at the target, north up, east left.
-
-    Returns
-    -------
-    list of Affine or None
-        None where the WCS gives no finite pixel, e.g. on the other side of the sky.
-    """
-    if not len(frames):
-        return []
-    scale = np.array([frame.scale_arcsec for frame in frames])
-    size = np.array([frame.size_px for frame in frames])
-    reach_arcsec = _REACH * scale * size
-    offsets = np.radians(reach_arcsec / 3600)[:, None, None] * _STEPS
-    ra, dec = _sky_of_tangent_plane(np.asarray(ra_deg), np.asarray(dec_deg), offsets)
-    pixels = _pixels_of_sky(wcs, ra.ravel(), dec.ravel()).reshape(len(frames), len(_STEPS), 2)
-    centre = pixels.mean(axis=1)
-    slopes = np.einsum("nkp,kd->npd", pixels, _STEPS) / (_STEPS[:, 0] ** 2).sum() / (_REACH * size)[:, None, None]
-    by_x, by_y = -slopes[:, :, 0], slopes[:, :, 1]
-    start = centre - (by_x + by_y) * ((size - 1) / 2)[:, None]
-    good: list[bool] = [bool(np.isfinite(points).all()) for points in pixels]
-    rows = np.concatenate([start, np.stack([by_x, by_y], axis=-1).reshape(-1, 4)], axis=1)
-    return [Affine(*map(float, row)) if fine else None for row, fine in zip(rows, good, strict=True)]
-
-
-def _pixels_of_sky(wcs: WCS, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Zero-based column and row, shape (N, 2), of ICRS positions; NaN where there is none."""
-    from astropy.coordinates import FK5, ICRS, SkyCoord
-    from astropy.wcs.utils import wcs_to_celestial_frame
-
-    frame = wcs_to_celestial_frame(wcs)
-    longitude, latitude = ra_deg, dec_deg
-    if not isinstance(frame, ICRS | FK5) or (isinstance(frame, FK5) and frame.equinox.jyear != 2000):
-        there = SkyCoord(ra_deg, dec_deg, unit="deg").transform_to(frame).spherical
-        longitude, latitude = there.lon.deg, there.lat.deg
-    world = (longitude, latitude) if wcs.wcs.lng == 0 else (latitude, longitude)
-    pixels: NDArray[np.float64] = np.stack(wcs.all_world2pix(*world, 0, quiet=True), axis=-1)
-    return pixels
-
-
-def _sky_of_tangent_plane(
-    ra_deg: NDArray[np.floating], dec_deg: NDArray[np.floating], offsets: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Degrees of tangent plane `offsets` (N, K, 2), radians east and north of N positions."""
-    ra0, dec0 = np.radians(ra_deg)[:, None], np.radians(dec_deg)[:, None]
-    east, north = offsets[..., 0], offsets[..., 1]
-    away = np.cos(dec0) - north * np.sin(dec0)
-    ra = ra0 + np.arctan2(east, away)
-    dec = np.arctan2(np.sin(dec0) + north * np.cos(dec0), np.hypot(east, away))
-    return np.degrees(ra) % 360.0, np.degrees(dec)
-
-
-def resample(native: NDArray[np.floating], affine: Affine, size_px: int) -> NDArray[np.float32]:
+def resample(native: NDArray[np.floating], affine: Affine, size_px: int) -> Planes:
     """Put native pixels on a frame, keeping surface brightness.
 
     Parameters
@@ -161,76 +51,155 @@ def resample(native: NDArray[np.floating], affine: Affine, size_px: int) -> NDAr
     float32, shape (C, S, S)
         NaN where less than half of an output pixel's weight lies on data.
     """
-    if abs(affine.xy) + abs(affine.yx) > abs(affine.xx) + abs(affine.yy):
-        return resample(native.transpose(0, 2, 1), affine.transposed, size_px)
-    straight = max(abs(affine.xy), abs(affine.yx)) * size_px / 2 < STRAIGHT_PX
-    means = _matrix_means if straight else _two_pass_means
+    planes: Planes = resample_all(native[None], affine[None], size_px)[0]
+    return planes
+
+
+def resample_all(native: NDArray[np.floating], affine: Affine, size_px: int) -> Planes:
+    """Put the native pixels of N cutouts on their frames.
+
+    Parameters
+    ----------
+    native : float, shape (N, C, h, w)
+        As for `resample`.
+    affine : Affine
+        Of shape (N,).
+    size_px : int
+        Pixels on a side of the frames.
+
+    Returns
+    -------
+    float32, shape (N, C, S, S)
+    """
+    lying, whole = affine.lying, affine.whole
+    straight = np.where(lying, affine.transposed.straight(size_px), affine.straight(size_px)) & ~whole
+    ways: tuple[tuple[NDArray[np.bool_], Means], ...] = (
+        (whole, _own_pixels),
+        (straight, _matrix_means),
+        (~straight & ~whole, _two_pass_means),
+    )
+    out = np.empty((*native.shape[:2], size_px, size_px), dtype=np.float32)
+    for picked, means in ways:
+        for across in (False, True):
+            chosen = picked & (lying == across)
+            if chosen.any():
+                rows: slice | NDArray[np.bool_] = slice(None) if chosen.all() else chosen
+                planes, maps = native[rows], affine[rows]
+                turned = (planes.swapaxes(2, 3), maps.transposed) if across else (planes, maps)
+                out[rows] = _of_data(*turned, size_px, means)
+    return out
+
+
+def _of_data(native: NDArray[np.floating], affine: Affine, size_px: int, means: Means) -> Planes:
+    """Means of what is data; shape (N, C, S, S)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        clean = np.isfinite(native.sum(axis=(1, 2, 3))) & _inside(native.shape, affine, size_px)
+    if clean.all():
+        return means(native, affine, size_px)
     finite = np.isfinite(native)
-    if finite.all() and _inside(native.shape, affine, size_px):
-        return means(native, affine, size_px).astype(np.float32, copy=False)
-    flux = means(np.where(finite, native, 0), affine, size_px)
-    weight = means(finite, affine, size_px)
+    out = np.empty((*native.shape[:2], size_px, size_px), dtype=np.float32)
+    good, holed = np.flatnonzero(clean), np.flatnonzero(~clean)
+    if good.size:
+        out[good] = means(native[good], affine[good], size_px)
+    flux = means(np.where(finite[holed], native[holed], 0), affine[holed], size_px)
+    weight = means(finite[holed], affine[holed], size_px)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(weight >= VALID_WEIGHT, flux / weight, np.nan).astype(np.float32)
+        out[holed] = np.where(weight >= VALID_WEIGHT, flux / weight, np.nan)
+    return out
 
 
-def _inside(shape: tuple[int, ...], affine: Affine, size_px: int) -> bool:
-    column0, row0, column1, row1 = affine.bounds(size_px)
-    return column0 >= -1 and row0 >= -1 and column1 <= shape[2] + 1 and row1 <= shape[1] + 1
+def _inside(shape: tuple[int, ...], affine: Affine, size_px: int) -> NDArray[np.bool_]:
+    """Which frames see nothing outside their planes."""
+    low_column, low_row, high_column, high_row = affine.bounds(size_px).T
+    spare = np.where(affine.whole, 0, 1)
+    low, high = np.minimum(low_column, low_row), np.maximum(high_column - shape[3], high_row - shape[2])
+    return np.asarray((low >= -spare) & (high <= spare))
+
+
+def _own_pixels(native: NDArray[np.generic], affine: Affine, size_px: int) -> NDArray[np.float32]:
+    """Native pixels in the frames' order, 0 outside."""
+    column, row, xx, _, _, yy = values = affine.values.astype(np.intp)
+    if native.shape[2:] == (size_px, size_px) and (values.T == (0, 0, 1, 0, 0, 1)).all():
+        return native.astype(np.float32, copy=False)
+    out = np.zeros((*native.shape[:2], size_px, size_px), dtype=np.float32)
+    for number, planes in enumerate(native):
+        to_rows, rows = _overlap(row[number], yy[number], size_px, native.shape[2])
+        to_columns, columns = _overlap(column[number], xx[number], size_px, native.shape[3])
+        out[number, :, to_rows, to_columns] = planes[:, rows, columns]
+    return out
+
+
+def _overlap(start: int, step: int, size_px: int, length: int) -> tuple[slice, slice]:
+    """Pixels of a frame that lie on a native axis, and the native pixels they are; `step` is 1 or -1."""
+    before = max(-start if step > 0 else start - (length - 1), 0)
+    after = min(length - start if step > 0 else start + 1, size_px)
+    if after <= before:
+        return slice(0, 0), slice(0, 0)
+    first, last = start + step * before, start + step * (after - 1)
+    return slice(before, after), slice(first, None if last + step < 0 else last + step, step)
 
 
 def _matrix_means(native: NDArray[np.generic], affine: Affine, size_px: int) -> NDArray[np.float32]:
-    """Means over boxes along the native axes; float32, shape (C, S, S)."""
-    middle = (size_px - 1) / 2
-    steps = np.arange(size_px, dtype=np.float64)
-    columns = affine.column + affine.xy * middle + affine.xx * steps
-    rows = affine.row + affine.yx * middle + affine.yy * steps
-    by_row = _box_weights(rows, affine.yy, native.shape[1])
-    by_column = _box_weights(columns, affine.xx, native.shape[2])
-    means: NDArray[np.float32] = by_row @ native.astype(np.float32, copy=False) @ by_column.T
+    """Means over boxes along the native axes."""
+    column, row, xx, xy, yx, yy = affine.values[..., None]
+    middle, steps = (size_px - 1) / 2, np.arange(size_px, dtype=np.float64)
+    by_row = _box_weights(row + yx * middle + yy * steps, yy, native.shape[2])
+    by_column = _box_weights(column + xy * middle + xx * steps, xx, native.shape[3])
+    rows: NDArray[np.float32] = by_row[:, None] @ native.astype(np.float32, copy=False)
+    means: NDArray[np.float32] = rows @ by_column[:, None].swapaxes(2, 3)
     return means
 
 
-def _box_weights(centres: NDArray[np.float64], width_px: float, length: int) -> NDArray[np.float32]:
-    """Share of each of `length` pixels in boxes around S `centres`; shape (S, length)."""
-    width = max(abs(width_px), 1.0)
-    edges = np.arange(length) - centres[:, None]
-    overlap = np.minimum(edges + 0.5, width / 2) - np.maximum(edges - 0.5, -width / 2)
-    weights: NDArray[np.float32] = (np.maximum(overlap, 0) / width).astype(np.float32)
+def _box_weights(centres: NDArray[np.float64], width_px: NDArray[np.float64], length: int) -> NDArray[np.float32]:
+    """Share of each of `length` pixels in boxes around `centres` (N, S) of widths (N, 1); shape (N, S, length)."""
+    width = np.maximum(np.abs(width_px), 1.0)[..., None].astype(np.float32)
+    weights = np.abs(np.arange(length, dtype=np.float32) - centres[..., None].astype(np.float32))
+    np.subtract((width + 1) / 2, weights, out=weights)
+    np.clip(weights, 0, 1, out=weights)
+    weights /= width
     return weights
 
 
-def _two_pass_means(native: NDArray[np.generic], affine: Affine, size_px: int) -> NDArray[np.float64]:
-    """Means along native rows, then along native columns; float64, shape (C, S, S)."""
-    steps = np.arange(size_px, dtype=np.float64)
-    across = affine.xx - affine.xy * affine.yx / affine.yy
-    rows = np.arange(native.shape[1], dtype=np.float64)
-    starts = affine.column + affine.xy / affine.yy * (rows - affine.row)
-    half = _mean_along_last(native, starts[:, None] + across * steps, across)
-    starts = affine.row + affine.yx * steps
-    full = _mean_along_last(half.transpose(0, 2, 1), starts[:, None] + affine.yy * steps, affine.yy)
-    return full.transpose(0, 2, 1)
+def _two_pass_means(native: NDArray[np.generic], affine: Affine, size_px: int) -> NDArray[np.float32]:
+    """Means along native rows, then along native columns."""
+    steps, rows = np.arange(size_px, dtype=np.float64), np.arange(native.shape[2], dtype=np.float64)
+    out = np.empty((*native.shape[:2], size_px, size_px), dtype=np.float32)
+    for number, (planes, values) in enumerate(zip(native, affine.values.T, strict=True)):
+        column, row, xx, xy, yx, yy = values
+        across = xx - xy * yx / yy
+        starts = column + xy / yy * (rows - row)
+        half = _mean_along_last(planes, starts[:, None] + across * steps, across)
+        starts = row + yx * steps
+        full = _mean_along_last(half.transpose(0, 2, 1), starts[:, None] + yy * steps, yy)
+        out[number] = full.transpose(0, 2, 1)
+    return out
 
 
-def _mean_along_last(lines: NDArray[np.generic], centres: NDArray[np.float64], width_px: float) -> NDArray[np.float64]:
+def _mean_along_last(lines: NDArray[np.generic], centres: NDArray[np.float64], width_px: float) -> NDArray[np.floating]:
     """Means of each line of (C, L, w) over boxes of `width_px` around `centres` (L, S)."""
+    width = abs(width_px)
+    if width <= BILINEAR_PX:
+        framed = np.zeros((*lines.shape[:2], lines.shape[2] + 2), dtype=np.float32)
+        framed[:, :, 1:-1] = lines
+        return _between(framed, centres + 1)
     planes, count, length = lines.shape
     sums = np.zeros((planes, count, length + 1))
     np.cumsum(lines, axis=2, dtype=np.float64, out=sums[:, :, 1:])
-    width = max(abs(width_px), 1.0)
-    offset = np.arange(count)[:, None] * (length + 1)
-    low, high = (_sum_up_to(sums, centres + (0.5 + side * width / 2), offset) for side in (-1, 1))
-    means: NDArray[np.float64] = (high - low) / width
+    low, high = (_between(sums, centres + (0.5 + side * width / 2)) for side in (-1, 1))
+    means: NDArray[np.floating] = (high - low) / width
     return means
 
 
-def _sum_up_to(sums: NDArray[np.float64], edges: NDArray[np.float64], offset: NDArray[np.intp]) -> NDArray[np.float64]:
-    planes, _, length = sums.shape
-    edges = np.clip(edges, 0, length - 1)
-    whole = np.minimum(edges.astype(np.intp), length - 2)
-    index = whole + offset
-    flat = sums.reshape(planes, -1)
+def _between(lines: NDArray[Real], places: NDArray[np.float64]) -> NDArray[Real]:
+    """Lines (C, L, w) linearly interpolated at `places` (L, S), those outside moved to the ends; shape (C, L, S)."""
+    planes, count, length = lines.shape
+    places = np.clip(places, 0, length - 1)
+    whole = np.minimum(places.astype(np.intp), length - 2)
+    share = (places - whole).astype(lines.dtype)
+    flat, index = lines.reshape(planes, -1), whole + np.arange(count)[:, None] * length
     below = flat.take(index, axis=1)
-    above = flat.take(index + 1, axis=1)
-    interpolated: NDArray[np.float64] = below + (edges - whole) * (above - below)
-    return interpolated
+    between: NDArray[Real] = flat.take(index + 1, axis=1)
+    between -= below
+    between *= share
+    between += below
+    return between

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ LEGACY_OFFSET, LEGACY_Q = 0.03, 20.0
 """Sky pedestal and softening of the Legacy Surveys viewer."""
 LUPTON_LINEAR = 0.1
 """Fraction of `lupton_range` up to which the Lupton look is linear."""
+EUCLID_WHITE, FAINT_WHITE = 99.85, 98.0
+"""Percentiles of a cutout's pixels at which the looks of Galaxy Zoo Euclid turn white."""
 
 Planes = NDArray[np.float32]
 
@@ -37,15 +41,22 @@ def to_rgb(flux: NDArray[np.floating], preparation: Preparation) -> NDArray[np.u
 
     Notes
     -----
-    ``gz_decals`` and ``legacy`` are the maps of the Galaxy Zoo DECaLS subjects and of the
-    Legacy Surveys viewer; values are cut to whole numbers, not rounded, as both do.
+    ``gz_decals``, ``legacy``, ``gz_euclid`` and ``low_surface_brightness`` are the maps of the Galaxy
+    Zoo DECaLS subjects, the Legacy Surveys viewer and the Galaxy Zoo Euclid subjects; values are cut to
+    whole numbers, not rounded, as all do.
+
+    Raises
+    ------
+    ValueError
+        There are not three bands, or the stretch makes no picture.
     """
     if flux.ndim != 3 or flux.shape[0] != 3:
         raise ValueError(f"'flux' must have shape (3, H, W), got {flux.shape}")
     stretch = preparation.stretch
     planes = np.nan_to_num(flux[::-1, ::-1].astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    look = {"gz_decals": _gz_decals, "legacy": _legacy, "lupton": _lupton}[stretch.kind]
-    colours = look(planes, stretch)
+    if stretch.kind not in LOOKS:
+        raise ValueError(f"stretch {stretch.kind!r} makes no picture")
+    colours = LOOKS[stretch.kind](planes, stretch)
     np.clip(colours, 0.0, 1.0, out=colours)
     return np.ascontiguousarray(np.moveaxis(colours * np.float32(255), 0, -1).astype(np.uint8))
 
@@ -85,3 +96,56 @@ def _lupton(planes: Planes, stretch: Stretch) -> Planes:
     bent = np.maximum(values * np.where(dark, 0, curve / intensity), 0)
     hue_kept: Planes = bent / np.maximum(bent.max(axis=0), 1)
     return hue_kept
+
+
+def _gz_euclid(planes: Planes, stretch: Stretch) -> Planes:
+    bent = np.arcsinh(planes * _scales(stretch))
+    for plane in bent:
+        np.clip(plane, 0, np.percentile(plane, EUCLID_WHITE), out=plane)
+    bent[1] = (bent[0] + bent[2]) / 2
+    return _own_range(bent)
+
+
+def _low_surface_brightness(planes: Planes, stretch: Stretch) -> Planes:
+    def faint(flux: Planes) -> Planes:
+        strength = np.abs(flux) * _scales(stretch)
+        bent: Planes = np.arcsinh(np.sqrt(strength / (1 + strength)))
+        return bent
+
+    brightest = faint(planes.max(axis=(1, 2), keepdims=True))
+    brightest[brightest == 0] = 1
+    bent: Planes = faint(planes) / brightest
+    for plane in bent:
+        np.clip(plane, 0, np.percentile(plane, FAINT_WHITE), out=plane)
+    return _own_range(bent)
+
+
+def _own_range(planes: Planes) -> Planes:
+    """Each plane by its own range, as Galaxy Zoo Euclid has it: 1 at its largest value, 0 at no flux."""
+    low, high = planes.min(axis=(1, 2), keepdims=True), planes.max(axis=(1, 2), keepdims=True)
+    ranged: Planes = (planes + low) / np.where(high > 0, low + high, 1)
+    return ranged
+
+
+def _asinh(planes: Planes, stretch: Stretch) -> Planes:
+    black, white = np.arcsinh(stretch.black), np.arcsinh(stretch.white)
+    values: Planes = (np.arcsinh(planes / _scales(stretch)) - np.float32(black)) / np.float32(white - black)
+    return values
+
+
+def _percentile(planes: Planes, stretch: Stretch) -> Planes:
+    low, high = np.percentile(planes, stretch.percentiles, axis=(1, 2), keepdims=True).astype(np.float32)
+    values: Planes = (planes - low) / np.where(high > low, high - low, 1)
+    return values
+
+
+LOOKS: dict[str, Callable[[Planes, Stretch], Planes]] = {
+    "gz_decals": _gz_decals,
+    "legacy": _legacy,
+    "lupton": _lupton,
+    "gz_euclid": _gz_euclid,
+    "low_surface_brightness": _low_surface_brightness,
+    "asinh": _asinh,
+    "percentile": _percentile,
+}
+"""From planes R, G, B of flux to values of which 0 is black and 1 white, by kind."""

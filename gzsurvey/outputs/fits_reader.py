@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import mmap
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +29,12 @@ class FitsTable:
     parameters: tuple[Parameter, ...]
     records: NDArray[Any]
     """Its rows as they lie on disk, structured, big-endian, shape (N,)."""
+    mapping: mmap.mmap
+    """The file in memory: `records` looks into it."""
+
+    def release(self) -> None:
+        """Let go of the pages that were read: they stay in the system's cache, not in this process."""
+        self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def open_fits(path: Path) -> FitsTable:
@@ -42,20 +50,41 @@ def open_fits(path: Path) -> FitsTable:
     gzsurvey.errors.TableError
         There is no such file, or no such table in it, or it is cut short.
     """
-    from astropy.io import fits
-
     try:
-        with fits.open(path) as hdus:
-            columns = tuple(_column(hdus[1].header, n) for n in range(1, hdus[1].header["TFIELDS"] + 1))
-            about, parameters = _about(hdus[0])
-            rows, start = hdus[1].header["NAXIS2"], hdus[1].fileinfo()["datLoc"]
-        dtype = np.dtype([(column.name, column.numpy) for column in columns])
-        records = np.memmap(path, dtype, "r", start, (rows,)) if rows else np.zeros(0, dtype)
+        about = path.stat()
+        head = _head(path, about.st_mtime_ns, about.st_ino)
+        mapping = _mapped(path)
+        records = np.frombuffer(mapping, head.dtype, head.rows, head.start)
     except FileNotFoundError:
         raise TableError(str(path), "there is no such file") from None
     except (OSError, IndexError, KeyError, TypeError, ValueError) as error:
         raise TableError(str(path), f"cannot be read as a FITS catalogue: {' '.join(str(error).split())}") from None
-    return FitsTable(path, tuple(_described(c, about) for c in columns), parameters, records)
+    return FitsTable(path, head.columns, head.parameters, records, mapping)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What stands above the rows of a file."""
+
+    columns: tuple[Column, ...]
+    parameters: tuple[Parameter, ...]
+    dtype: np.dtype[Any]
+    rows: int
+    start: int
+    """Of the rows, in bytes."""
+
+
+@lru_cache(maxsize=16)
+def _head(path: Path, _mtime: int, _inode: int) -> _Head:
+    """Read the head of a file once, as long as it is the same file: it takes longer than finding a row."""
+    from astropy.io import fits
+
+    with fits.open(path) as hdus:
+        columns = tuple(_column(hdus[1].header, n) for n in range(1, hdus[1].header["TFIELDS"] + 1))
+        about, parameters = _about(hdus[0])
+        rows, start = hdus[1].header["NAXIS2"], hdus[1].fileinfo()["datLoc"]
+    dtype = np.dtype([(column.name, column.numpy) for column in columns])
+    return _Head(tuple(_described(column, about) for column in columns), parameters, dtype, rows, start)
 
 
 def decode(column: Column, cells: NDArray[Any]) -> NDArray[Any]:
@@ -63,8 +92,28 @@ def decode(column: Column, cells: NDArray[Any]) -> NDArray[Any]:
     if column.dtype == "L":
         return np.asarray(cells == b"T")
     if column.dtype == "A":
-        return np.strings.rstrip(np.strings.decode(cells, "ascii", "replace"))
-    return cells.astype(column.numpy.newbyteorder("="))
+        return np.strings.rstrip(_decoded(cells))
+    return cells.astype(plain_type(column))
+
+
+def plain_type(column: Column) -> np.dtype[Any]:
+    """Return the type of what `decode` gives."""
+    if column.dtype == "L":
+        return np.dtype(bool)
+    return np.dtype(f"U{column.width}") if column.dtype == "A" else column.numpy.newbyteorder("=")
+
+
+def _decoded(cells: NDArray[Any]) -> NDArray[np.str_]:
+    """Return ASCII bytes as text, "\ufffd" standing for every other byte."""
+    width = cells.dtype.itemsize
+    codes = np.ascontiguousarray(cells).view(np.uint8).astype(np.uint32)
+    codes[codes > 127] = 0xFFFD
+    return codes.view(f"U{width}")
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _column(header: Any, number: int) -> Column:

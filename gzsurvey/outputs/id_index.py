@@ -8,7 +8,7 @@ from gzsurvey.outputs.buckets import Entries, sorted_buckets
 from gzsurvey.outputs.columns import Column
 from gzsurvey.outputs.parquet import Dataset
 
-_ROWS_PER_GROUP = 65_536
+_ROWS_PER_GROUP = 16_384
 """So that a look-up reads little: each group of rows knows its least and greatest id."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,12 @@ def look_up_rows(run: Path, catalogue: Catalogue, ids: Sequence[int | str]) -> N
         No target has one of the ids.
     """
     import pyarrow.compute as pc
-    import pyarrow.dataset as ds
 
     index = RunPaths(run).hats / INDEX / DATASET / "_metadata"
     if not index.is_file():
         return find_rows(run, ids)
     name, healpix = catalogue.columns[0].name, HEALPIX.name
-    dataset = ds.parquet_dataset(index)
+    dataset = _opened(index, index.stat().st_mtime_ns)
     wanted = _typed(ids, dataset.schema.field(name).type, run)
     entries = dataset.to_table(filter=pc.field(name).isin(wanted))
     _refuse_lost(run, wanted, set(entries[name].to_pylist()))
@@ -45,6 +45,14 @@ def look_up_rows(run: Path, catalogue: Catalogue, ids: Sequence[int | str]) -> N
     starts, stops = (catalogue.count_below(healpix, edge) for edge in (cells, cells + 1))
     rows = np.concatenate([np.zeros(0, np.int64), *row_numbers(starts, stops, len(catalogue))])
     return rows[np.isin(catalogue.read(rows, [name])[name], wanted)]
+
+
+@lru_cache(maxsize=4)
+def _opened(index: Path, _mtime: int) -> Any:
+    """Open an index once, as long as it is the same."""
+    import pyarrow.dataset as ds
+
+    return ds.parquet_dataset(index)
 
 
 def find_rows(run: Path, ids: Sequence[int | str]) -> NDArray[np.int64]:

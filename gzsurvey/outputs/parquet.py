@@ -84,7 +84,7 @@ class Dataset:
 
     def __init__(self, folder: Path, schema: Any) -> None:
         self._folder, self._schema = folder, schema
-        self._written: list[Any] = []
+        self._groups: Any = None
         self.rows, self.bytes = 0, 0
         folder.mkdir(parents=True)
 
@@ -92,16 +92,24 @@ class Dataset:
         """Write one file, at `place` in the folder, by default as one row group."""
         path = self._folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, rows_per_group or len(table), compression="zstd", compression_level=1)
+        # Hardly two measured numbers are alike: a dictionary of them would be built for nothing.
+        repeated = [field.name for field in self._schema if not pa.types.is_floating(field.type)]
+        pq.write_table(
+            table, path, rows_per_group or len(table), compression="zstd", compression_level=1, use_dictionary=repeated
+        )
         about = pq.read_metadata(path)
         about.set_file_path(place.as_posix())
-        self._written.append(about)
+        if self._groups is None:
+            self._groups = about
+        else:  # only the groups of rows: each file's copy of the VOTable is let go of
+            self._groups.append_row_groups(about)
         self.rows += len(table)
         self.bytes += path.stat().st_size
 
     def finish(self) -> None:
         """Write the metadata of all files."""
-        pq.write_metadata(self._schema, self._folder / "_metadata", self._written)
+        groups = [] if self._groups is None else [self._groups]
+        pq.write_metadata(self._schema, self._folder / "_metadata", groups)
         pq.write_metadata(self._schema, self._folder / "_common_metadata")
 
 

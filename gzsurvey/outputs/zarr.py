@@ -14,9 +14,11 @@ import hashlib
 import math
 import os
 import shutil
+import stat
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,10 @@ from gzsurvey.outputs.columns import Column
 
 ROWS_PER_CHUNK = 1024
 """Rows that are compressed together inside a shard: reading one row reads no more."""
+_READERS = 2
+"""Threads that decompress chunks: each more holds on to memory of its own."""
+FLUSHES = 8
+"""Files that are flushed to disk at a time."""
 Role = Literal["id", "row", "layer", "kept", "size", "output"]
 
 _DTYPES = {"L": "bool", "I": "int16", "J": "int32", "K": "int64", "E": "float32", "D": "float64", "A": "str"}
@@ -147,24 +153,31 @@ def write_block(path: Path, aside: Path, block: int, values: Mapping[str, NDArra
     -----
     Bytes depend on `values` alone: the same block gives the same files.
     """
-    import zarr
+    aside.mkdir(parents=True, exist_ok=True)
+    contents = {name: _shard_content(path / name, block, rows) for name, rows in values.items()}
+    # Waits for the disk, side by side: one flush of a busy disk takes as long as many.
+    with ThreadPoolExecutor(FLUSHES) as pool:
+        settled = {
+            name: pool.submit(_settle, content, aside / f"{name}-{uuid.uuid4().hex}", path / name / "c" / key)
+            for name, (key, content) in contents.items()
+        }
+        return {name: shard.result() for name, shard in settled.items()}
 
-    workplace = aside / uuid.uuid4().hex
-    shards = {}
-    try:
-        for name, rows in values.items():
-            (workplace / name).mkdir(parents=True)
-            shutil.copyfile(path / name / "zarr.json", workplace / name / "zarr.json")
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                array: Any = zarr.open_array(workplace / name, mode="r+")
-                start = block * array.shards[0]
-                _check_shape(name, rows, array, start)
-                array[start : start + len(rows)] = rows.astype(object) if rows.dtype.kind == "U" else rows
-            key = "/".join([str(block), *["0"] * (array.ndim - 1)])
-            shards[name] = _settle(workplace / name / "c" / key, path / name / "c" / key)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
-    return shards
+
+def _shard_content(path: Path, block: int, rows: NDArray[Any]) -> tuple[str, bytes]:
+    """Return the key and the bytes of one shard of an array."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+
+    metadata = default_buffer_prototype().buffer.from_bytes((path / "zarr.json").read_bytes())
+    kept: dict[str, Any] = {"zarr.json": metadata}
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array: Any = zarr.open_array(zarr.storage.MemoryStore(kept), mode="r+")
+        start = block * array.shards[0]
+        _check_shape(path.name, rows, array, start)
+        array[start : start + len(rows)] = rows.astype(object) if rows.dtype.kind == "U" else rows
+    key = "/".join([str(block), *["0"] * (array.ndim - 1)])
+    return key, kept[f"c/{key}"].to_bytes()
 
 
 def read_rows(path: Path, start: int, stop: int, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -186,9 +199,10 @@ def read_rows(path: Path, start: int, stop: int, names: Sequence[str] | None = N
     """
     import zarr
 
-    group = zarr.open_group(path, mode="r", use_consolidated=False)
-    wanted = sorted(group.array_keys()) if names is None else names
-    return {name: _plain(np.asarray(_array(group, name)[start:stop])) for name in wanted}
+    with zarr.config.set({"threading.max_workers": _READERS}):
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
+        wanted = sorted(group.array_keys()) if names is None else names
+        return {name: _plain(np.asarray(_array(group, name)[start:stop])) for name in wanted}
 
 
 def array_attributes(path: Path) -> dict[str, dict[str, Any]]:
@@ -233,8 +247,24 @@ def consolidate(path: Path) -> None:
 
 def shard_file(path: Path, name: str, block: int) -> Path:
     """Return the file that holds a block's rows of one array."""
-    two_dimensional = path / name / "c" / str(block) / "0"
-    return two_dimensional if two_dimensional.is_file() else path / name / "c" / str(block)
+    place = path / name / "c" / str(block)
+    while place.is_dir():  # one folder for each dimension after the first
+        place = place / "0"
+    return place
+
+
+def shard_size(path: Path, name: str, block: int) -> int:
+    """Return the bytes of `shard_file`; a big run asks a million times.
+
+    Raises
+    ------
+    OSError
+        There is no such file.
+    """
+    place = f"{path}/{name}/c/{block}"
+    while stat.S_ISDIR((found := os.stat(place)).st_mode):  # noqa: PTH116
+        place += "/0"
+    return found.st_size
 
 
 def settle(aside: Path, place: Path) -> None:
@@ -250,9 +280,12 @@ def settle(aside: Path, place: Path) -> None:
         os.close(folder)
 
 
-def _settle(aside: Path, place: Path) -> Shard:
-    content = aside.read_bytes()
-    settle(aside, place)
+def _settle(content: bytes, aside: Path, place: Path) -> Shard:
+    try:
+        aside.write_bytes(content)
+        settle(aside, place)
+    finally:
+        aside.unlink(missing_ok=True)
     return Shard(len(content), hashlib.sha256(content).hexdigest())
 
 

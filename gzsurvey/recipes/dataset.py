@@ -14,7 +14,7 @@ from gzsurvey.recipes.columns import ColumnMap, Holds, load_column_map
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.resources import RECIPES, find
 
-CUTOUT_KINDS = ("mosaic:", "hips:", "hips2fits:", "legacy:", "sia:", "synthetic:")
+CUTOUT_KINDS = ("mosaic:", "hips:", "hips2fits:", "legacy:", "sdss:", "sia:", "skyview:", "synthetic:")
 """How the `images` of a source begins where they are cut out of a survey."""
 
 
@@ -86,7 +86,7 @@ class SourceRecipe(Section):
     @property
     def is_cutouts(self) -> bool:
         """Whether pixels are cut out of a survey rather than ready."""
-        return self.images.startswith(CUTOUT_KINDS)
+        return self.images == "sdss" or self.images.startswith(CUTOUT_KINDS)
 
     @property
     def column_map(self) -> ColumnMap:

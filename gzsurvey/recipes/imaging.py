@@ -10,6 +10,17 @@ from gzsurvey.recipes.base import Section, load
 from gzsurvey.resources import SURVEYS, find, shipped_names
 
 
+class LayerImages(Section):
+    """A map of a survey that is read at each target."""
+
+    files: str
+    """Pattern of its FITS images."""
+    unit: str = ""
+    """As the VOUnit standard writes it."""
+    description: str = ""
+    """What the catalogue says of the column."""
+
+
 class SurveyImages(Section):
     """Where a survey's pixels come from, and what they mean."""
 
@@ -26,6 +37,8 @@ class SurveyImages(Section):
     """Pattern of mask files of a mosaic."""
     mask_bits: int = -1
     """Mask bits to avoid; -1 is any."""
+    layers: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,29}$")], LayerImages] = {}
+    """Of a mosaic: maps to read at each target (PSF size, exposures), by the name of their column."""
     collection: str | None = None
     """Of an archive that `sia:` asks: only its images."""
     product: str | None = None
@@ -38,6 +51,12 @@ class SurveyImages(Section):
     """Under which its images may be used."""
     tried: str
     """On which real data this description was tried, or that it was not."""
+
+    @model_validator(mode="after")
+    def _layers_need_a_mosaic(self) -> SurveyImages:
+        if self.layers and not self.cutouts.startswith("mosaic:"):
+            raise ValueError("'layers' are read beside a mosaic: source only")
+        return self
 
     @model_validator(mode="after")
     def _zeropoints_need_bands(self) -> SurveyImages:

@@ -29,44 +29,83 @@ class ScaleRule(Section):
         return self
 
 
-STRETCH_SCALES: dict[str, tuple[float, float, float]] = {
+Kind = Literal["gz_decals", "legacy", "lupton", "gz_euclid", "low_surface_brightness", "asinh", "percentile", "flux"]
+STRETCH_SCALES: dict[Kind, tuple[float, float, float]] = {
     "gz_decals": (0.008, 0.014, 0.019),
     "legacy": (6.0, 3.4, 2.2),
     "lupton": (2.5, 1.5, 1.0),
+    "gz_euclid": (691.8, 691.8, 200.0),
+    "low_surface_brightness": (138.4, 138.4, 138.4),
+    "asinh": (0.008, 0.014, 0.019),
+    "percentile": (1.0, 1.0, 1.0),
+    "flux": (1.0, 1.0, 1.0),
 }
-"""Each look's usual numbers for three bands, bluest first (g, r, z)."""
+"""Each look's usual numbers for three bands, bluest first (g, r, z). Those of Galaxy Zoo Euclid are per count of the
+mosaics: 100 (VIS), 0.2 (Y) and, at low surface brightness, 20 (VIS); here per nanomaggy, with zero points of 24.6 (VIS)
+and 30 (Y)."""
+EUCLID_SCALE_ARCSEC = 0.1
+"""Pixels of Euclid's mosaics, for which the numbers of its looks hold."""
 
 
 class Stretch(Section):
-    """From surface brightness to an 8-bit picture; see `gzsurvey.images.stretch`.
+    """From surface brightness to an 8-bit picture, or a cube of flux; see `gzsurvey.images.stretch`.
 
     ``gz_decals``: the Galaxy Zoo DECaLS look; fluxes are divided by `scales`.
     ``legacy``: the Legacy Surveys viewer's; fluxes are multiplied by `scales`.
     ``lupton``: asinh of SDSS pictures (Lupton et al. 2004); fluxes are multiplied by `scales`.
+    ``gz_euclid``: the Galaxy Zoo Euclid look: asinh of fluxes times `scales`, the third band in red, the first in
+    blue, their mean in green (bands VIS, VIS, Y; or VIS three times and equal scales: VIS alone).
+    ``low_surface_brightness``: Galaxy Zoo Euclid's look at faint light; fluxes are multiplied by `scales`.
+    ``asinh``: each band by itself, fluxes divided by `scales`, from `black` to `white`.
+    ``percentile``: each band by itself, linear between `percentiles` of its pixels.
+    ``flux``: no picture, but float32 nanomaggies per reference pixel, for models that take flux.
     """
 
-    kind: Literal["gz_decals", "legacy", "lupton"] = "gz_decals"
+    kind: Kind = "gz_decals"
     scales: tuple[float, float, float] = STRETCH_SCALES["gz_decals"]
     """Per band, in the order of `Preparation.bands`; the look's usual numbers if not given."""
     reference_scale_arcsec: Annotated[float, Field(gt=0.01, le=10)] = 0.262
-    """Fluxes reach the stretch in nanomaggies per pixel of this scale."""
+    """Fluxes reach the stretch in nanomaggies per pixel of this scale; 0.1 for the looks of Galaxy Zoo Euclid if not
+    given."""
     lupton_q: Annotated[float, Field(gt=0, le=100)] = 8.0
     """Softening of `lupton`: how soon it bends from linear to logarithmic."""
     lupton_range: Annotated[float, Field(gt=0, le=1e4)] = 0.3
     """Flux of `lupton` where its linear part would reach white, in nanomaggies per reference pixel."""
+    black: float = -0.5
+    """Flux over scale that `asinh` shows black."""
+    white: float = 300.0
+    """Flux over scale that `asinh` shows white."""
+    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
+    """Of a cutout's pixels, that `percentile` shows black and white."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether equal fluxes look equal in every galaxy; where not, a cutout's own pixels set its range."""
+        return self.kind not in {"gz_euclid", "low_surface_brightness", "percentile"}
 
     @model_validator(mode="before")
     @classmethod
     def _usual_scales(cls, content: Any) -> Any:
-        if isinstance(content, dict) and "scales" not in content and content.get("kind") in STRETCH_SCALES:
-            return {**content, "scales": STRETCH_SCALES[content["kind"]]}
-        return content
+        kind = content.get("kind") if isinstance(content, dict) else None
+        if kind not in STRETCH_SCALES:
+            return content
+        usual: dict[str, Any] = {"scales": STRETCH_SCALES[kind]}
+        if kind in {"gz_euclid", "low_surface_brightness"}:
+            usual["reference_scale_arcsec"] = EUCLID_SCALE_ARCSEC
+        return usual | content
 
     @model_validator(mode="after")
-    def _scales_are_positive(self) -> Stretch:
+    def _ranges_are_right(self) -> Stretch:
         if min(self.scales) <= 0:
             raise ValueError("'scales' must be above 0")
+        if self.black >= self.white:
+            raise ValueError("'black' must be below 'white'")
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError("'percentiles' must ascend")
         return self
+
+
+Resampling = Literal["mean", "native"]
 
 
 class Preparation(Section):
@@ -78,5 +117,29 @@ class Preparation(Section):
     """The model's bands, bluest first."""
     stretch: Stretch = Stretch()
     scale_rule: ScaleRule = ScaleRule()
+    resampling: Resampling = "mean"
+    """``mean``: means over the frame's pixels, see `gzsurvey.images.resample`. ``native``: where an image has the
+    frame's pixel scale and orientation, its own pixels, so that a target lies up to half a pixel off the middle;
+    elsewhere as ``mean``."""
     crop: Annotated[float, Field(gt=0.1, le=1.0)] = 1.0
     """Central share of a ready image's side that is kept, before resizing."""
+
+    @property
+    def is_flux(self) -> bool:
+        """Whether the model takes flux rather than pictures."""
+        return self.stretch.kind == "flux"
+
+    @property
+    def input_type(self) -> Literal["uint8", "float32"]:
+        """Type of a prepared image."""
+        return "float32" if self.is_flux else "uint8"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever uses it should know."""
+        if self.stretch.comparable:
+            return ()
+        return (
+            f"stretch {self.stretch.kind!r} takes its range from each cutout: brightness and colour are not comparable "
+            "between galaxies",
+        )

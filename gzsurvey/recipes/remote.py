@@ -14,6 +14,8 @@ class Politeness(Section):
 
     requests_per_s: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     """Requests a second to one host, tries again included, of all workers together."""
+    longest_days: Annotated[float, Field(gt=0, le=3660)] = 90.0
+    """A run that would ask one host for longer than this is refused by `plan`."""
     connections: Annotated[int, Field(ge=1, le=64)] = 6
     """Connections of one worker to one host, kept open between requests."""
     tries: Annotated[int, Field(ge=1, le=20)] = 5

@@ -80,6 +80,8 @@ class SimulationRecipe(Section):
             raise ValueError("regions must have different names")
         if self.overlap_px * 2 > self.tile_px:
             raise ValueError("'overlap_px' must be at most half of 'tile_px'")
+        if self.stamps.is_flux:
+            raise ValueError("'stamps' are pictures; the stretch 'flux' makes none")
         return self
 
 

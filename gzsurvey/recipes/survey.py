@@ -31,6 +31,8 @@ class SurveyRecipe(Section):
     """Random targets that `plan` looks at: picture, distance from training, speed."""
     check_rows: Annotated[int, Field(ge=0, le=100_000)]
     """Random rows kept as the model saw them, in ``checks/``."""
+    sort_memory_mb: Annotated[int, Field(ge=128, le=1_000_000)] = 512
+    """Memory in which `plan` sorts targets; what does not fit goes to the disk of RUN."""
     politeness: Politeness = Politeness()
     """How services on the network are asked."""
 

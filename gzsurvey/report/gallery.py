@@ -6,7 +6,7 @@ import base64
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from gzsurvey.cutouts.source import Cutout
 from gzsurvey.errors import GZSurveyError, TableError
-from gzsurvey.images.prepare import prepare_cutout
+from gzsurvey.images.prepare import prepare_cutout, shown
+from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.aside import written_aside
 from gzsurvey.report.figures import new_figure, plain
 from gzsurvey.report.survey_view import Measure, SurveyView
+from gzsurvey.status import Status
 from gzsurvey.survey.sources import answers, open_sources, requests
 from gzsurvey.survey.targets_file import read_block_targets
 
@@ -27,11 +29,31 @@ Pictures = dict[int, NDArray[np.uint8]]
 _COLUMNS = 8
 
 
-def highest(view: SurveyView, measure: Measure, n: int) -> NDArray[np.int64]:
-    """Return the predicted rows with the highest values of a measure, the highest first, at most `n`."""
-    values = view.reliable(measure)
-    known = np.flatnonzero(np.isfinite(values) & view.predicted)
-    return known[np.argsort(-values[known], kind="stable")[:n]]
+def highest(view: SurveyView, measures: Sequence[Measure], n: int) -> list[NDArray[np.int64]]:
+    """Return for each measure the predicted rows with the highest values, the highest first, at most `n`.
+
+    All rows of the catalogue are looked at, in one pass.
+    """
+    found = [(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(measures)
+    names = {name for measure in measures for name in measure.columns} | {c.STATUS.name}
+    for rows, cells in view.chunks(sorted(names)):
+        predicted = cells[c.STATUS.name] == Status.PREDICTED
+        for i, measure in enumerate(measures):
+            values = view.reliable(measure, cells)
+            known = np.flatnonzero(np.isfinite(values) & predicted)
+            known = known[np.argsort(-values[known], kind="stable")[:n]]
+            candidates = np.append(found[i][0], rows[known]), np.append(found[i][1], values[known])
+            order = np.argsort(-candidates[1], kind="stable")[:n]
+            found[i] = candidates[0][order], candidates[1][order]
+    return [rows for rows, _ in found]
+
+
+def labelled(view: SurveyView, rows: NDArray[np.int64], column: str) -> list[tuple[str, float]]:
+    """Return id and value of a column for some rows, in their order."""
+    ascending = np.sort(rows)
+    cells = view.cells(ascending, [view.id_name, column])
+    place = np.searchsorted(ascending, rows)
+    return list(zip(cells[view.id_name][place].astype(str).tolist(), cells[column][place].tolist(), strict=True))
 
 
 def fetch_pictures(view: SurveyView, rows: Iterable[int]) -> Pictures:
@@ -64,7 +86,8 @@ def fetch_pictures(view: SurveyView, rows: Iterable[int]) -> Pictures:
         wanted = requests(read_block_targets(view.run, block), inside, preparation)
         for row, answer in answers(sources, wanted, record.recipe.missing_limit):
             if isinstance(answer, Cutout):
-                pictures[block * record.block_rows + row] = prepare_cutout(answer.pixels, preparation)
+                prepared = prepare_cutout(answer.pixels, preparation)
+                pictures[block * record.block_rows + row] = shown(prepared, preparation)
     return pictures
 
 
@@ -120,12 +143,11 @@ def contact_sheet(run_dir: Path, column: str, n: int, path: Path) -> Path:
     if view.column(column).dtype.kind not in "fiu":
         raise TableError(column, "holds text; a contact sheet ranks by a number")
     measure = view.measure_of(column)
-    rows = highest(view, measure, n)
+    (rows,) = highest(view, [measure], n)
     if not len(rows):
         raise TableError(column, "no galaxy has a value in it")
-    values, ids = view.column(column)[rows], view.column(view.id_name)[rows]
     pictures = fetch_pictures(view, rows)
-    labels = [f"{galaxy}\n{value:.3f}" for galaxy, value in zip(ids, values, strict=True)]
+    labels = [f"{galaxy}\n{value:.3f}" for galaxy, value in labelled(view, rows, column)]
     _draw_sheet(measure.title, [pictures.get(int(row)) for row in rows], labels, path)
     return path
 

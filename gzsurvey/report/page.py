@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gzsurvey import __version__
 from gzsurvey.card import NumberHead, VotesHead
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.aside import written_aside
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.report import figures
-from gzsurvey.report.gallery import as_data_url, highest, try_to_fetch
+from gzsurvey.report.gallery import as_data_url, highest, labelled, try_to_fetch
 from gzsurvey.report.survey_view import Measure, SurveyView
-from gzsurvey.status import DESCRIPTIONS, Status
+from gzsurvey.report.tally import Tally, tally
 
 PER_CLASS = 8
 """Galaxies shown of each class."""
 _TREND_ANSWERS = ("featured-or-disk", "features-or-disk", "featured", "features", "yes", "strong")
-_MOST_TRENDS = 6
+_TREND_WORDS = ("bar", "spiral")
+"""In the labels of later questions that are shown too."""
+_MOST_TRENDS = 4
 _REASONS = 15
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
@@ -62,7 +62,9 @@ def render(view: SurveyView) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    quantities = [*view.kept, c.CUTOUT_WIDTH.name]
+    quantities = [*view.kept, c.CUTOUT_WIDTH.name, *view.layers]
+    measures, counted = trend_measures(view), tally(view)
+    layers = [Measure(name, name) for name in view.layers]
     return environment.get_template("page.html.j2").render(
         version=__version__,
         view=view,
@@ -70,27 +72,28 @@ def render(view: SurveyView) -> str:
         card=view.card,
         finished=view.parameters.get("DATE", ""),
         campaigns=view.layout.campaigns,
-        totals=totals(view),
-        statuses=statuses(view),
-        leading=leading_answers(view),
+        totals=totals(view, counted),
+        statuses=counted.status_rows(),
+        leading=counted.leading_rows(),
         sky=figures.sky_map(view),
         histograms=figures.fraction_histograms(view),
-        trends=figures.trends(view, quantities, trend_measures(view)),
+        trends=figures.trends(view, quantities, measures),
+        sky_trends=figures.sky_trends(view, [*measures, *layers]),
         rates=figures.block_rates(view),
         galleries=galleries(view),
         reasons=reasons(view),
         failed=[entry for entry in view.entries.values() if entry.state == "failed"],
-        quality=quality(view),
+        quality=counted.quality_rows(),
         heads=heads(view),
     )
 
 
-def totals(view: SurveyView) -> dict[str, str]:
+def totals(view: SurveyView, counted: Tally) -> dict[str, str]:
     """Return the run in numbers."""
     done = [entry for entry in view.entries.values() if entry.state == "done"]
     seconds = sum(entry.seconds for entry in done)
     rows = sum(entry.rows for entry in done)
-    predicted = int(view.predicted.sum())
+    predicted = counted.predicted
     return {
         "targets": f"{view.record.rows:,}",
         "predicted": f"{predicted:,} ({predicted / view.record.rows:.1%})",
@@ -102,46 +105,29 @@ def totals(view: SurveyView) -> dict[str, str]:
     }
 
 
-def statuses(view: SurveyView) -> list[tuple[int, str, int, float]]:
-    """Return code, meaning, targets and their share, for every status that occurs."""
-    codes, counts = np.unique(view.column(c.STATUS.name), return_counts=True)
-    return [
-        (int(code), DESCRIPTIONS[Status(int(code))], int(n), n / view.record.rows)
-        for code, n in zip(codes, counts, strict=True)
-    ]
-
-
-def leading_answers(view: SurveyView) -> list[tuple[str, list[tuple[str, int, float]]]]:
-    """Return for each question how often each answer leads, among galaxies that are asked."""
-    tables = []
-    for question in view.layout.tree.questions:
-        values = view.column(view.layout.column_name(c.LEADING, question))
-        counts = Counter(values[values != ""].tolist())
-        total = max(sum(counts.values()), 1)
-        tables.append((question.name, [(a, counts[a], counts[a] / total) for a in question.answers]))
-    return tables
-
-
 def trend_measures(view: SurveyView) -> list[Measure]:
-    """Return the fractions that a referee looks for against magnitude and size: featured, edge-on, arms, bars."""
+    """Return the fractions that a referee looks for: featured galaxies, bars, spiral arms."""
     found = []
     for question in view.layout.tree.questions:
         answer = next((a for a in _TREND_ANSWERS if a in question.answers), None)
-        if answer is not None:
+        wanted = not question.asked_after_any or any(word in question.label for word in _TREND_WORDS)
+        if answer is not None and wanted:
             found.append(view.measure(question, answer))
     return found[:_MOST_TRENDS]
 
 
 def galleries(view: SurveyView) -> dict[str, Any]:
     """Return pictures of the galaxies that are highest in each class, or why there are none."""
-    chosen = [(measure, highest(view, measure, PER_CLASS)) for measure in view.highlights()]
-    pictures, problem = try_to_fetch(view, itertools.chain.from_iterable(rows.tolist() for _, rows in chosen))
+    measures = view.highlights()
+    chosen = highest(view, measures, PER_CLASS)
+    pictures, problem = try_to_fetch(view, itertools.chain.from_iterable(rows.tolist() for rows in chosen))
     urls = {row: as_data_url(picture) for row, picture in pictures.items()}
-    ids = view.column(view.id_name)
     classes = []
-    for measure, rows in chosen:
-        values = view.column(measure.column)
-        shown = [(str(ids[row]), f"{values[row]:.2f}", urls.get(int(row))) for row in rows]
+    for measure, rows in zip(measures, chosen, strict=True):
+        shown = [
+            (galaxy, f"{value:.2f}", urls.get(row))
+            for row, (galaxy, value) in zip(rows.tolist(), labelled(view, rows, measure.column), strict=True)
+        ]
         if shown:
             classes.append((measure.title, measure.column, shown))
     return {"classes": classes, "problem": problem}
@@ -158,20 +144,6 @@ def _misses(path: Path) -> Iterator[dict[str, str]]:
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             yield from csv.DictReader(line for line in file if not line.startswith("# "))
-
-
-def quality(view: SurveyView) -> list[tuple[str, int]]:
-    """Return how many predictions need care."""
-    predicted = view.predicted
-    training, cuts = view.column(c.IN_TRAINING.name), view.column(c.FAILS_CUTS.name)
-    far = view.column(c.OOD_SCORE.name) >= 0.99
-    return [
-        ("further from the training galaxies than 99% of held-out ones", int((far & predicted).sum())),
-        ("outside the size or magnitude range of the training galaxies", int(((cuts == 1) & predicted).sum())),
-        ("at a galaxy whose votes trained the model", int((training == 1).sum())),
-        ("at a galaxy that the model saw without votes", int((training == 2).sum())),
-        ("unknown whether the model saw them", int((training == -1).sum())),
-    ]
 
 
 def heads(view: SurveyView) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -17,7 +17,7 @@ from gzsurvey.errors import TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column, Layout, Stored
-from gzsurvey.outputs.opened import Catalogue, open_catalogue
+from gzsurvey.outputs.opened import Catalogue, Rows, open_catalogue
 from gzsurvey.outputs.paths import RunPaths, is_there
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
@@ -25,6 +25,9 @@ from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.votes.fractions import LEAST_ASKED
 from gzsurvey.votes.tree import Question
 
+SAMPLE = 100_000
+"""Rows that figures are drawn from at most: they, and not the catalogue, set the memory of a report."""
+ROWS_AT_ONCE = 65_536
 REMARKABLE = ("yes", "strong", "merger", "major-disturbance")
 """Answers to later questions that say that a galaxy has a feature."""
 
@@ -37,6 +40,11 @@ class Measure:
     column: str
     asked: str = ""
     """Column with the share of volunteers who are asked; empty: everybody."""
+
+    @property
+    def columns(self) -> list[str]:
+        """What must be read for it."""
+        return [name for name in (self.column, self.asked) if name]
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class SurveyView:
         return read_record(self.run)
 
     @cached_property
-    def entries(self) -> dict[int, ledger.LedgerEntry]:
+    def entries(self) -> dict[int, ledger.BlockResult]:
         """Every block on record, finished or failed."""
         return ledger.read_entries(self.run)
 
@@ -87,27 +95,57 @@ class SurveyView:
         """Columns carried along from the targets."""
         return tuple(info.name for info in self.record.kept)
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Columns sampled from layers of the survey, such as the PSF's width."""
+        return tuple(name for name, column in self._catalogue.by_name.items() if column.ucd == c.LAYER.ucd)
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the catalogue that figures are drawn from: all of them, or `SAMPLE` evenly chosen ones."""
+        total = len(self._catalogue)
+        return np.arange(total) if total <= SAMPLE else np.linspace(0, total - 1, SAMPLE).astype(np.int64)
+
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column of the catalogue, shape (N,).
+        """Return a column of the catalogue at `rows`.
 
         Raises
         ------
         gzsurvey.errors.TableError
             There is none of this name; near names are offered.
         """
-        if name not in self.names:
-            near = ", ".join(get_close_matches(name, self.names, n=3)) or "see 'stilts tpipe cmd=meta'"
-            raise TableError(str(RunPaths(self.run).catalogue), f"has no column {name!r}; near: {near}")
-        return self._catalogue.read(np.arange(len(self._catalogue)), [name])[name]
+        return self.cells(self.rows, [name])[name]
+
+    def cells(self, rows: NDArray[np.int64], names: Sequence[str]) -> Rows:
+        """Return some columns at some rows of the catalogue, ascending: arrays, shape of `rows`, by name.
+
+        Raises
+        ------
+        gzsurvey.errors.TableError
+            There is no column of a name; near names are offered.
+        """
+        for name in names:
+            if name not in self.names:
+                near = ", ".join(get_close_matches(name, self.names, n=3)) or "see 'stilts tpipe cmd=meta'"
+                raise TableError(str(RunPaths(self.run).catalogue), f"has no column {name!r}; near: {near}")
+        return self._catalogue.read(rows, names)
+
+    def chunks(self, names: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], Rows]]:
+        """Yield all rows of the catalogue, some at a time: their numbers, and `cells`."""
+        for start in range(0, len(self._catalogue), ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + ROWS_AT_ONCE, len(self._catalogue)))
+            yield rows, self.cells(rows, names)
 
     @cached_property
     def predicted(self) -> NDArray[np.bool_]:
-        """Rows with a prediction, shape (N,)."""
+        """Which of `rows` have a prediction."""
         return np.asarray(self.column(c.STATUS.name) == Status.PREDICTED)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """Return a column as numbers, NaN where it is null or text, shape (N,)."""
-        values = self.column(name)
+        """Return a column at `rows` as numbers, NaN where it is null or text."""
+        return self._as_numbers(name, self.column(name))
+
+    def _as_numbers(self, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
         if values.dtype.kind not in "fiu":
             return np.full(len(values), np.nan)
         null = self._catalogue.by_name[name].is_null(values)
@@ -117,11 +155,12 @@ class SurveyView:
         """Return a column's unit, as text."""
         return self._catalogue.by_name[name].unit
 
-    def reliable(self, measure: Measure) -> NDArray[np.float64]:
-        """Return a measure's values, NaN where too few volunteers are asked, shape (N,)."""
-        values = self.numbers(measure.column)
+    def reliable(self, measure: Measure, cells: Rows | None = None) -> NDArray[np.float64]:
+        """Return a measure's values, NaN where too few volunteers are asked, at `rows` or of `cells`."""
+        held = self.cells(self.rows, measure.columns) if cells is None else cells
+        values = self._as_numbers(measure.column, held[measure.column])
         if measure.asked:
-            values[~(self.column(measure.asked) >= LEAST_ASKED)] = np.nan
+            values[~(held[measure.asked] >= LEAST_ASKED)] = np.nan
         return values
 
     def measure(self, question: Question, answer: str) -> Measure:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from gzsurvey.images.affine import Affine
 from gzsurvey.images.frame import Frame, field_of_view
 from gzsurvey.images.prepare import frame_of, prepare_cutout
-from gzsurvey.images.resample import Affine, resample
+from gzsurvey.images.resample import resample
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.simulation import Region
 from gzsurvey.simulation.draw import Galaxies

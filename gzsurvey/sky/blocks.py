@@ -48,10 +48,17 @@ def block_length(targets: int, workers: int, largest: int = LARGEST_BLOCK) -> in
     return min(max(rounded, SMALLEST_BLOCK), largest)
 
 
+def block(number: int, targets: int, length: int) -> Block:
+    """Return one block of `targets` rows; the last one is as short as need be."""
+    if not 0 <= number < count(targets, length):
+        raise IndexError(f"there is no block {number} of {count(targets, length)}")
+    return Block(number, number * length, min((number + 1) * length, targets))
+
+
 def blocks(targets: int, length: int) -> Iterator[Block]:
-    """Yield the blocks of `targets` rows, the last one as short as need be."""
-    for number, start in enumerate(range(0, targets, length)):
-        yield Block(number, start, min(start + length, targets))
+    """Yield the blocks of `targets` rows, in order."""
+    for number in range(count(targets, length)):
+        yield block(number, targets, length)
 
 
 def count(targets: int, length: int) -> int:

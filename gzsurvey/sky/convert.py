@@ -156,7 +156,10 @@ def identifiers(columns: Sequence[Any], where: str, rows: NDArray[np.int64]) -> 
     missing = np.zeros(len(rows), dtype=bool)
     for column in columns:
         missing |= np.ma.getmaskarray(column)
-        missing |= np.isnan(column.data) if column.dtype.kind == "f" else np.char.equal(column.data.astype(str), "")
+        if column.dtype.kind == "f":
+            missing |= np.isnan(column.data)
+        elif column.dtype.kind not in "iub":
+            missing |= np.char.equal(column.data.astype(str), "")
     if missing.any():
         raise TableError(where, "a target has no id", rows[missing].tolist())
     plain = [_whole(np.asarray(column.data), where, rows) for column in columns]

@@ -47,25 +47,6 @@ def with_neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     return np.asarray(found[found >= 0])
 
 
-def sky_order(healpix_29: NDArray[np.int64], ids: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Return the row numbers in catalogue order: by cell, ties by id.
-
-    Parameters
-    ----------
-    healpix_29 : int64, shape (N,)
-        All `NO_CELL`: the table's own order is kept.
-    ids : int64 or str, shape (N,)
-        Unique.
-
-    Returns
-    -------
-    int64, shape (N,)
-    """
-    if (healpix_29 == NO_CELL).all():
-        return np.arange(len(ids), dtype=np.int64)
-    return np.lexsort((ids, healpix_29)).astype(np.int64)
-
-
 def unit_vectors(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return positions as points of the unit sphere, float64, shape (N, 3)."""
     ra, dec = np.radians(ra_deg), np.radians(dec_deg)

@@ -1,24 +1,35 @@
-"""Targets: the positions that a survey is asked to classify."""
+"""Targets: the positions that a survey is asked to classify, read and sorted in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from gzsurvey.errors import RecipeError, TableError
 from gzsurvey.expressions import Expression, find_names
+from gzsurvey.progress import Progress
 from gzsurvey.sky import healpix
 from gzsurvey.sky.columns import ColumnChoices, Roles, find_roles
 from gzsurvey.sky.convert import arcsec, degrees, identifiers, to_icrs
 from gzsurvey.sky.footprint import Footprint
-from gzsurvey.sky.tables import Chunk, ColumnInfo, TableFile, open_tables, with_null
+from gzsurvey.sky.spool import ID, ROW, Columns, Spool
+from gzsurvey.sky.tables import Chunk, ColumnInfo, TableFile, null_of, open_tables, plain, with_null
 
 CLOSE_ARCSEC = 1.0
 """Targets nearer to each other than this are counted and said."""
+KEPT = "keep:"
+"""Prefix of kept columns, so that they never meet ours."""
+_MANY = 1_000_000
+"""Rows that take longer than a moment."""
+ROWS_NAMED = 5
+"""Rows that an error names at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +41,8 @@ class TargetOptions:
     select: str | None = None
     footprint: Footprint | None = None
     exclude: Footprint | None = None
-    exclude_ids: frozenset[int | str] = frozenset()
-    """Ids that an earlier RUN already has."""
+    exclude_ids: Path | None = None
+    """A Parquet file whose column ``id`` holds the ids that an earlier RUN already has."""
     duplicates: str = "refuse"
     """``refuse`` or ``first``."""
     limit: int | None = None
@@ -55,47 +66,150 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Targets in catalogue order (HEALPix NESTED order 29, ties by id)."""
+class TargetColumns:
+    """What the columns of targets are."""
 
-    id: NDArray[Any]
-    """int64 or str, shape (N,), unique."""
-    ra_deg: NDArray[np.float64]
-    """ICRS, shape (N,); NaN where there are no positions."""
-    dec_deg: NDArray[np.float64]
-    healpix_29: NDArray[np.int64]
-    """-1 where there are no positions."""
-    r50_arcsec: NDArray[np.float64] | None
-    """Half-light radius, NaN: unknown; None: no such column."""
-    r90_arcsec: NDArray[np.float64] | None
-    image: NDArray[np.str_] | None
-    """Names of ready images; None: no such column."""
-    kept: dict[str, NDArray[Any]]
-    kept_columns: tuple[ColumnInfo, ...]
-    id_column: ColumnInfo
-    cuts: tuple[Cut, ...]
-    notes: tuple[str, ...] = ()
-    """What was converted, and what a user should know."""
+    id: ColumnInfo
+    id_dtype: np.dtype[Any]
+    """int64 or str."""
+    kept: tuple[ColumnInfo, ...]
+    kept_dtypes: tuple[np.dtype[Any], ...]
+    has_r50: bool
 
-    def __len__(self) -> int:
-        return len(self.id)
+
+@dataclass(frozen=True)
+class TargetTable:
+    """A table of targets, opened: what its columns mean is known, its rows are not yet read."""
+
+    text: str
+    """As the user wrote it."""
+    files: tuple[TableFile, ...]
+    roles: Roles
+    options: TargetOptions
+    expression: Expression | None
+
+    @classmethod
+    def open(cls, text: str, options: TargetOptions) -> TargetTable:
+        """Open every file of a table.
+
+        Parameters
+        ----------
+        text : str
+            A FITS, CSV, ECSV, VOTable or Parquet file, a HATS directory, or a glob of such files.
+        options : TargetOptions
+            Columns and cuts.
+
+        Raises
+        ------
+        gzsurvey.errors.TableError
+            There is no such file, it cannot be read, or it has no id.
+        gzsurvey.errors.RecipeError
+            A column that was named is not there.
+        """
+        files = tuple(open_tables(text))
+        infos, where = files[0].columns, str(files[0].path)
+        roles = find_roles(infos, options.columns, where)
+        expression = Expression(options.select) if options.select else None
+        if expression:
+            find_names(expression.names, infos, where)
+        keep = tuple(find_names(options.keep, infos, where))
+        return cls(text, files, roles, replace(options, keep=keep), expression)
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows it has; None: a file does not say it."""
+        counts = [file.rows for file in self.files]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether anything is asked that may leave fewer rows."""
+        asked = self.options
+        regions = (asked.footprint, asked.exclude, asked.exclude_ids)
+        return bool(asked.select or asked.limit or any(region is not None for region in regions))
 
     @property
     def has_positions(self) -> bool:
         """Whether targets have positions at all."""
-        return bool(np.isfinite(self.ra_deg).any())
+        return bool(self.roles.ra)
+
+    @property
+    def id_column(self) -> ColumnInfo:
+        """What the table says about its ids."""
+        ids = self.roles.id
+        return self.files[0].columns[ids[0]] if len(ids) == 1 else ColumnInfo("id")
+
+    @property
+    def kept(self) -> tuple[ColumnInfo, ...]:
+        """What the table says about the columns to be kept."""
+        return tuple(self.files[0].columns[name] for name in self.options.keep)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets on disk, after all cuts."""
+
+    table: TargetTable
+    spool: Spool
+    rows: int
+    cuts: tuple[Cut, ...]
+    notes: tuple[str, ...]
+    """What was converted."""
+
+    @cached_property
+    def columns(self) -> TargetColumns:
+        """What their columns are."""
+        dtypes = self.spool.dtypes
+        infos = [
+            replace(info, null=self._kept[name][1]) if dtypes[name].kind in "iub" else info
+            for info, name in zip(self.table.kept, self._kept, strict=True)
+        ]
+        kept_dtypes = tuple(dtype for dtype, _ in self._kept.values())
+        return TargetColumns(self.table.id_column, dtypes[ID], tuple(infos), kept_dtypes, bool(self.table.roles.r50))
+
+    def in_order(self, length: int) -> Iterator[Columns]:
+        """Yield the columns of `length` targets at a time, in catalogue order (HEALPix NESTED order 29, ties by id).
+
+        Targets without positions keep the order of their table.
+
+        Yields
+        ------
+        dict of str to array, shape (n,)
+            ``id`` (int64 or str, unique), ``ra``, ``dec`` (ICRS degrees; NaN without positions), ``healpix_29`` (-1
+            without positions), where there are such ``r50``, ``r90`` (arcsec, NaN: unknown) and ``image``, and
+            ``keep:NAME`` for kept columns.
+        """
+        by, kept = ("healpix_29", ID) if self.table.has_positions else (ROW,), self._kept
+        for masked in self.spool.read(by, length):
+            yield {
+                name: plain(values, *kept.get(name, (values.dtype, None)))
+                for name, values in masked.items()
+                if name != ROW
+            }
+
+    @cached_property
+    def _kept(self) -> dict[str, tuple[np.dtype[Any], int | None]]:
+        """Type and null of each kept column, by its name in the spool."""
+        kept = {name: dtype for name, dtype in self.spool.dtypes.items() if name.startswith(KEPT)}
+        missing = self.spool.nulls([name for name, dtype in kept.items() if dtype.kind in "iub"])
+        return {name: null_of(dtype, missing.get(name, 0) > 0) for name, dtype in kept.items()}
 
 
 @dataclass
 class _Reading:
-    """What is asked of a table, and what is gathered while its chunks pass by."""
+    """What is gathered while chunks pass by."""
 
-    roles: Roles
-    options: TargetOptions
-    expression: Expression | None
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    table: TargetTable
+    spool: Spool
+    room: Callable[[int], None]
+    rows: int = 0
+    """That are on disk."""
     counts: dict[str, list[int]] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
+    starts: list[int] = field(default_factory=list)
+    """Number of the first row of each file in the whole table."""
+    passed: tuple[float, float] | None = None
+    """A position outside the footprint."""
 
     def cut(self, name: str, before: int, after: int) -> None:
         """Count what `name` left of one chunk."""
@@ -103,44 +217,41 @@ class _Reading:
         totals[0] += before
         totals[1] += after
 
-    def joined(self, name: str) -> Any:
-        """Return a column of all parts as one array."""
-        return _joined([part[name] for part in self.parts])
 
-
-def read_targets(table: str, options: TargetOptions) -> Targets:
-    """Read, check, cut and sort a table of targets.
+def read_targets(table: TargetTable, spool: Spool, room: Callable[[int], None]) -> Targets:
+    """Read, check and cut a table of targets, chunk by chunk.
 
     Parameters
     ----------
-    table : str
-        A FITS, CSV, ECSV, VOTable or Parquet file, a HATS directory, or a glob of such files.
-    options : TargetOptions
-        Columns and cuts.
+    table : TargetTable
+        From `TargetTable.open`.
+    spool : Spool
+        Empty: takes the rows.
+    room : callable
+        Given how many rows are on disk so far; raises where they do not fit.
 
     Raises
     ------
     gzsurvey.errors.TableError
         The table is empty or cannot be read, an id is missing or stands twice, a position is
         not on the sky: the rows are named.
-    gzsurvey.errors.RecipeError
-        A column that was named is not there.
     """
-    files = open_tables(table)
-    roles = find_roles(files[0].columns, options.columns, str(files[0].path))
-    expression = Expression(options.select) if options.select else None
-    options = replace(options, keep=tuple(find_names(options.keep, files[0].columns, str(files[0].path))))
-    reading = _Reading(roles, options, expression)
-    for file in files:
-        for start, chunk in _chunks(file, reading):
+    reading = _Reading(table, spool, room)
+    progress = Progress("read targets", table.rows or 0, "rows")
+    for file in table.files:
+        reading.starts.append(reading.counts.get("table", [0])[0])
+        for start, chunk in _chunks(file, table):
+            rows = len(chunk[table.roles.id[0]])
             _take(file, start, chunk, reading)
-    return _finish(table, files, roles, options, reading)
+            progress.advance(rows)
+    progress.finish()
+    return _finish(reading)
 
 
-def _chunks(file: TableFile, reading: _Reading) -> Iterator[tuple[int, Chunk]]:
-    roles, expression = reading.roles, reading.expression
+def _chunks(file: TableFile, table: TargetTable) -> Iterator[tuple[int, Chunk]]:
+    roles, expression = table.roles, table.expression
     selecting = find_names(expression.names, file.columns, str(file.path)) if expression else []
-    wanted = dict.fromkeys([*roles.names, *reading.options.keep, *selecting])
+    wanted = dict.fromkeys([*roles.names, *table.options.keep, *selecting])
     lacking = [name for name in wanted if name not in file.columns]
     if lacking:
         raise TableError(str(file.path), f"has no column {lacking[0]!r}, which other files of this table have")
@@ -149,30 +260,39 @@ def _chunks(file: TableFile, reading: _Reading) -> Iterator[tuple[int, Chunk]]:
         for chunk in file.read(list(wanted)):
             yield start, chunk
             start += len(chunk[roles.id[0]])
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise TableError(str(file.path), f"cannot be read: {' '.join(str(error).split())[:200]}") from None
 
 
 def _take(file: TableFile, start: int, chunk: Chunk, reading: _Reading) -> None:
-    """Add what the cuts leave of one chunk, which begins at row `start` of its file."""
-    roles, options, expression = reading.roles, reading.options, reading.expression
-    rows = len(chunk[roles.id[0]])
+    """Put on disk what the cuts leave of one chunk, which begins at row `start` of its file."""
+    table, options = reading.table, reading.table.options
+    rows = len(chunk[table.roles.id[0]])
     reading.cut("table", rows, rows)
     index = np.arange(rows)
-    if expression:
-        selecting = find_names(expression.names, chunk, str(file.path))
-        plain = {name: with_null(file.columns[name], _as_float(chunk[name]))[1] for name in selecting}
-        index = index[expression.select(plain, rows)]
+    if table.expression:
+        selecting = find_names(table.expression.names, chunk, str(file.path))
+        known = {name: with_null(file.columns[name], _as_float(chunk[name]))[1] for name in selecting}
+        index = index[table.expression.select(known, rows)]
         reading.cut("select", rows, len(index))
         chunk = {name: values[index] for name, values in chunk.items()}
-    part = _part(file, roles, options, chunk, start + index)
-    reading.notes |= dict.fromkeys(part.pop("notes"))
+    notes: list[str] = []
+    part = _part(file, table, chunk, start + index, notes)
+    reading.notes |= dict.fromkeys(notes)
+    part[ROW] = part[ROW] + reading.starts[-1]
     for name, region, inside in (("footprint", options.footprint, True), ("exclude", options.exclude, False)):
         if region is not None:
-            kept = region.contains(part["ra"].data, part["dec"].data) == inside
+            ra, dec = part["ra"].data, part["dec"].data
+            kept = region.contains(ra, dec) == inside
             reading.cut(name, len(kept), int(kept.sum()))
+            if name == "footprint" and not kept.all():
+                first = int(np.argmin(kept))
+                reading.passed = reading.passed or (float(ra[first]), float(dec[first]))
             part = {column: values[kept] for column, values in part.items()}
-    reading.parts.append(part)
+    part["healpix_29"] = np.ma.asarray(healpix.cells(part["ra"].data, part["dec"].data))
+    reading.spool.append(part)
+    reading.rows += len(part[ROW])
+    reading.room(reading.rows)
 
 
 def _as_float(values: Any) -> Any:
@@ -183,26 +303,33 @@ def _as_float(values: Any) -> Any:
 
 
 def _part(
-    file: TableFile, roles: Roles, options: TargetOptions, chunk: Chunk, rows: NDArray[np.int64]
+    file: TableFile, table: TargetTable, chunk: Chunk, rows: NDArray[np.int64], notes: list[str]
 ) -> dict[str, Any]:
     """Convert and check the columns of a chunk; `rows` are their numbers in the file."""
-    where, infos = str(file.path), file.columns
-    notes: list[str] = []
-    ids = identifiers([chunk[name] for name in roles.id], where, rows)
+    roles, options, infos = table.roles, table.options, file.columns
+    ids = identifiers([chunk[name] for name in roles.id], str(file.path), rows)
     if roles.ra:
         ra, dec = positions(file, roles, chunk, rows, notes)
     else:
         ra = dec = np.full(len(rows), np.nan)
-    part: dict[str, Any] = {"id": np.ma.asarray(ids), "ra": np.ma.asarray(ra), "dec": np.ma.asarray(dec)}
-    part["row"] = np.ma.asarray(rows)
+    part: Columns = {ROW: rows, ID: ids, "ra": ra, "dec": dec}
     for role in ("r50", "r90"):
         name = getattr(roles, role)
         if name:
             unit = options.columns.size_unit if role == "r50" or infos[name].unit == "" else None
-            part[role] = np.ma.asarray(arcsec(chunk[name], infos[name], unit, options.pixel_scale_arcsec, notes))
+            part[role] = arcsec(chunk[name], infos[name], unit, options.pixel_scale_arcsec, notes)
     if roles.image:
-        part["image"] = chunk[roles.image]
-    return part | {f"keep:{name}": chunk[name] for name in options.keep} | {"notes": notes}
+        part["image"] = np.ma.filled(chunk[roles.image].astype(str), "")
+    kept = {f"{KEPT}{name}": _plain_column(name, chunk[name]) for name in options.keep}
+    return {name: np.ma.asarray(values) for name, values in part.items()} | kept
+
+
+def _plain_column(name: str, values: Any) -> Any:
+    if values.ndim != 1:
+        raise TableError("--keep", f"{name!r} holds arrays; only plain columns are kept")
+    if values.dtype.kind not in "biufU":
+        raise TableError("--keep", f"{name!r} holds {values.dtype}; only numbers and text are kept")
+    return values
 
 
 def positions(
@@ -233,90 +360,66 @@ def _check_positions(lon: NDArray[np.float64], lat: NDArray[np.float64], where: 
         )
 
 
-def _finish(table: str, files: Sequence[TableFile], roles: Roles, options: TargetOptions, reading: _Reading) -> Targets:
-    total = reading.counts.get("table", [0, 0])[0]
-    if total == 0:
-        raise TableError(table, "is empty")
-    ids = _one_type(reading)
-    keep = np.arange(len(ids))
-    if options.exclude_ids:
-        keep = np.flatnonzero([value not in options.exclude_ids for value in ids.tolist()])
-        reading.cut("exclude run", len(ids), len(keep))
-    keep = _without_duplicates(table, ids, keep, options, reading)
+def _finish(reading: _Reading) -> Targets:
+    """Make the cuts that need all rows together."""
+    table, spool, options = reading.table, reading.spool, reading.table.options
+    if reading.counts.get("table", [0, 0])[0] == 0:
+        raise TableError(table.text, "is empty")
+    if reading.rows == 0:
+        raise _nothing_left(reading)
+    spool.seal()
+    left = reading.rows
+    if options.exclude_ids is not None:
+        spool.leave_out(options.exclude_ids, ID)
+        others = spool.count()
+        reading.cut("exclude run", left, others)
+        left = others
+    if left > _MANY:
+        Progress.say(f"looking for repeated ids among {left:,}")
+    repeated = spool.count_repeated() if left else 0
+    if repeated and options.duplicates == "refuse":
+        raise _repeated(reading, repeated)
+    if repeated:
+        spool.drop_repeated()
+        reading.cut("duplicates", left, left - repeated)
+        left -= repeated
     if options.limit is not None:
-        reading.cut("limit", len(keep), min(options.limit, len(keep)))
-        keep = keep[: options.limit]
+        reading.cut("limit", left, min(options.limit, left))
+        if options.limit < left:
+            spool.keep_first(options.limit)
+            left = options.limit
+    if left == 0:
+        raise _nothing_left(reading)
     cuts = tuple(Cut(name, before, after) for name, (before, after) in reading.counts.items())
-    if len(keep) == 0:
-        said = ", ".join(f"{cut.name} {cut.before} -> {cut.after}" for cut in cuts)
-        raise TableError(table, f"no target is left ({said})")
-    return _sorted(files, roles, options, reading, (ids, keep, cuts))
+    return Targets(table, spool, left, cuts, tuple(reading.notes))
 
 
-def _sorted(
-    files: Sequence[TableFile],
-    roles: Roles,
-    options: TargetOptions,
-    reading: _Reading,
-    found: tuple[NDArray[Any], NDArray[np.int64], tuple[Cut, ...]],
-) -> Targets:
-    ids, keep, cuts = found
-    ra, dec = (np.asarray(reading.joined(name).data)[keep] for name in ("ra", "dec"))
-    order = healpix.sky_order(cells := healpix.cells(ra, dec), ids[keep])
-    rows = keep[order]
-    infos = files[0].columns
-    plain = {name: with_null(infos[name], reading.joined(f"keep:{name}")[rows]) for name in options.keep}
+def _nothing_left(reading: _Reading) -> TableError:
+    counts = reading.counts
+    said = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in counts.items())
+    before, after = counts.get("footprint", [0, 0])
+    why = ""
+    if before and not after and reading.passed:
+        ra, dec = reading.passed
+        why = f": the footprint holds none of them, the first lies at ({ra:.6g}, {dec:.6g}) degrees, ICRS"
+    return TableError(reading.table.text, f"no target is left{why} ({said})")
 
-    def size(role: str) -> NDArray[np.float64] | None:
-        return np.asarray(reading.joined(role).data)[rows] if getattr(roles, role) else None
 
-    return Targets(
-        id=ids[rows],
-        ra_deg=ra[order],
-        dec_deg=dec[order],
-        healpix_29=cells[order],
-        r50_arcsec=size("r50"),
-        r90_arcsec=size("r90"),
-        image=np.asarray(reading.joined("image").filled("")[rows]).astype(str) if roles.image else None,
-        kept={name: values for name, (_, values) in plain.items()},
-        kept_columns=tuple(info for info, _ in plain.values()),
-        id_column=infos[roles.id[0]] if len(roles.id) == 1 else ColumnInfo("id"),
-        cuts=cuts,
-        notes=(*reading.notes, *_close(ra, dec)),
+def _repeated(reading: _Reading, count: int) -> TableError:
+    found = reading.spool.first_repeated(ROWS_NAMED)
+    numbers = np.array([row for row, _ in found])
+    place = np.searchsorted(reading.starts, numbers, side="right") - 1
+    file = int(place[0])
+    files = reading.table.files
+    where = reading.table.text if len(files) == 1 else str(files[file].path)
+    return TableError(
+        where,
+        f"{count} ids stand twice, e.g. {found[0][1]!s}; remove them, or take the first of each "
+        "with --duplicates first",
+        (numbers[place == file] - reading.starts[file]).tolist(),
     )
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else np.ma.concatenate(parts)  # type: ignore[no-untyped-call]
-
-
-def _one_type(reading: _Reading) -> NDArray[Any]:
-    """Join ids; where one file has numbers and another text, all are text."""
-    kinds = {part["id"].dtype.kind for part in reading.parts}
-    parts = [part["id"].astype(str) if len(kinds) > 1 else part["id"] for part in reading.parts]
-    return np.asarray(_joined(parts).data)
-
-
-def _without_duplicates(
-    table: str, ids: NDArray[Any], keep: NDArray[np.int64], options: TargetOptions, reading: _Reading
-) -> NDArray[np.int64]:
-    _, first, inverse = np.unique(ids[keep], return_index=True, return_inverse=True)
-    if len(first) == len(keep):
-        return keep
-    again = np.flatnonzero(first[inverse] != np.arange(len(keep)))
-    if options.duplicates == "refuse":
-        rows = np.asarray(reading.joined("row").data)[keep[again]]
-        raise TableError(
-            table,
-            f"{len(again)} ids stand twice, e.g. {ids[keep[again[0]]]!s}; remove them, or take the first of each "
-            "with --duplicates first",
-            rows.tolist(),
-        )
-    reading.cut("duplicates", len(keep), len(first))
-    return keep[np.sort(first)]
-
-
-def _close(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> tuple[str, ...]:
-    known = np.isfinite(ra) & np.isfinite(dec)
-    pairs = healpix.close_pairs(ra[known], dec[known], CLOSE_ARCSEC)
+def close_pairs_note(pairs: int) -> tuple[str, ...]:
+    """Say how many pairs of targets are very close."""
     return (f"{pairs:,} pairs of targets are closer than {CLOSE_ARCSEC:g} arcsec",) if pairs else ()

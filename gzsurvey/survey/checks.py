@@ -27,7 +27,7 @@ def write(run: Path, block: Block, values: Arrays, images: dict[int, NDArray[Any
         The block.
     values : dict of str to array, shape (n, ...)
         Its arrays.
-    images : dict of int to uint8 array, shape (S, S, 3)
+    images : dict of int to array, shape (S, S, 3)
         Prepared images by row in the block; other rows that are on file already stay as they are.
     outputs : sequence of str
         Names of the model's outputs.

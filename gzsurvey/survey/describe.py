@@ -16,10 +16,10 @@ from gzsurvey.outputs.provenance import Provenance, sha256_of
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
 from gzsurvey.survey.finished import FinishedRun
-from gzsurvey.survey.ledger import LedgerEntry
+from gzsurvey.survey.ledger import BlockResult
 from gzsurvey.survey.record import RunRecord
 
-Entries = Mapping[int, LedgerEntry]
+Entries = Mapping[int, BlockResult]
 Counts = Mapping[int, int]
 
 
@@ -37,7 +37,7 @@ def header_parameters(record: RunRecord, layout: Layout, entries: Entries, count
         The plan.
     layout : Layout
         Of the catalogue.
-    entries : mapping of int to LedgerEntry
+    entries : mapping of int to BlockResult
         Finished blocks.
     counts : mapping of int to int
         Targets by status.
@@ -156,5 +156,5 @@ def _folder_facts(folder: Path, sums: Mapping[Path, str]) -> dict[str, Any]:
 
 def _zarr_facts(paths: RunPaths, entries: Entries) -> dict[str, Any]:
     """Return one checksum for all shards; the ledger holds each one's own."""
-    shards = sum(len(entry.shards) for entry in entries.values())
-    return {"file": paths.zarr.name, "shards": shards, "shards_sha256": ledger.digest(entries)}
+    shards, digest = ledger.digest(paths.run, entries)
+    return {"file": paths.zarr.name, "shards": shards, "shards_sha256": digest}

@@ -23,7 +23,7 @@ from gzsurvey.sky.blocks import Block
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
 from gzsurvey.survey.record import RunRecord, read_record
-from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets, target_columns
+from gzsurvey.survey.targets_file import KEPT, Columns, read_block_targets
 
 _FITS_TYPES: dict[str, Dtype] = {
     "bool": "L", "int8": "I", "uint8": "I", "int16": "I", "uint16": "J", "int32": "J", "uint32": "K", "int64": "K",
@@ -37,7 +37,7 @@ class FinishedRun:
 
     run_dir: Path
     record: RunRecord
-    entries: Mapping[int, ledger.LedgerEntry]
+    entries: Mapping[int, ledger.BlockResult]
     """By block; a block without one counts as not finished."""
 
     @property
@@ -58,14 +58,15 @@ class FinishedRun:
 
     @cached_property
     def stored(self) -> Stored:
-        """Columns besides the model's, wide enough for the longest text."""
-        text = _Widths()
+        """Columns besides the model's, wide enough for the longest text; reads every text once."""
+        types = {name: values.dtype for name, values in read_block_targets(self.run_dir, 0).items()}
+        text = _Widths(types)
+        names = [n for n, dtype in types.items() if dtype.kind == "U" and (n == "id" or n.startswith(KEPT))]
         for block in self.record.blocks:
-            names = [name for name in target_columns(self.run_dir) if name == "id" or name.startswith(KEPT)]
-            text.add(read_block_targets(self.run_dir, block.number, names))
+            if names:
+                text.add(read_block_targets(self.run_dir, block.number, names))
             if block.number in self.entries:
-                names = [c.IMAGE_ID.name, c.IMAGE_SET.name]
-                text.add(read_rows(self.paths.zarr, block.start, block.stop, names))
+                text.add(read_rows(self.paths.zarr, block.start, block.stop, [c.IMAGE_ID.name, c.IMAGE_SET.name]))
         return Stored(
             target_id=self._target_id(text),
             kept=tuple(self._kept(number, text) for number in range(len(self.record.kept))),
@@ -91,7 +92,9 @@ class FinishedRun:
     def _layers(self) -> tuple[Column, ...]:
         attributes = array_attributes(self.paths.zarr)
         layers = {name: about for name, about in attributes.items() if about.get("role") == "layer"}
-        return tuple(layer_column(name, about.get("units", "")) for name, about in layers.items())
+        return tuple(
+            layer_column(name, about.get("units", ""), about.get("long_name", "")) for name, about in layers.items()
+        )
 
     @cached_property
     def counts(self) -> Counter[int]:
@@ -111,18 +114,16 @@ class FinishedRun:
 
 
 class _Widths:
-    """Types, and the longest text, of columns that pass by."""
+    """Types of the targets' columns, and the longest text of columns that pass by."""
 
-    def __init__(self) -> None:
+    def __init__(self, types: Mapping[str, np.dtype[Any]]) -> None:
         self.widths: Counter[str] = Counter({c.IMAGE_ID.name: 1, c.IMAGE_SET.name: 1})
-        self._types: dict[str, np.dtype[Any]] = {}
+        self._types = types
 
     def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
         for name, values in columns.items():
-            self._types[name] = values.dtype
-            if values.dtype.kind == "U":
-                longest = int(np.strings.str_len(values).max(initial=1))
-                self.widths[name] = max(self.widths[name], longest)
+            longest = int(np.strings.str_len(values).max(initial=1))
+            self.widths[name] = max(self.widths[name], longest)
 
     def typed(self, name: str, column: Column) -> Column:
         """Return `column` with the type of the values seen under `name`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.outputs.provenance import sha256_of
-from gzsurvey.sky.tables import open_tables
+from gzsurvey.sky.tables import table_paths
 from gzsurvey.survey.job import Job
 
 
@@ -18,7 +18,7 @@ def targets_sha256(table: str) -> dict[str, str]:
     """Return the sha256 of every file of a target table, by file name in it."""
     found = [
         (part, sorted(p for p in part.rglob("*") if p.is_file()) if part.is_dir() else [part])
-        for part in (file.path for file in open_tables(table))
+        for part in table_paths(table)
     ]
     return {
         str(path.relative_to(part.parent)): sha256_of(path) for part, paths in found for path in paths
@@ -31,7 +31,8 @@ def absolute(spec: SourceSpec) -> SourceSpec:
         return spec
     path = Path(spec.address).expanduser()
     mask = None if spec.mask is None else str(Path(spec.mask).expanduser().absolute())
-    return replace(spec, text=f"{spec.kind}:{path.absolute()}", mask=mask)
+    layers = tuple(replace(layer, files=str(Path(layer.files).expanduser().absolute())) for layer in spec.layers)
+    return replace(spec, text=f"{spec.kind}:{path.absolute()}", mask=mask, layers=layers)
 
 
 def short_names(specs: Sequence[SourceSpec]) -> list[str]:

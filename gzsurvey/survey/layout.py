@@ -6,29 +6,49 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from gzsurvey.card import Card, NumberHead, VotesHead
-from gzsurvey.errors import TableError
+from gzsurvey.cutouts.spec import LayerSpec, SourceSpec
+from gzsurvey.errors import SourceError, TableError
 from gzsurvey.outputs.columns import ROW_COLUMNS, TARGET_ID, Column, layer_column
 from gzsurvey.outputs.zarr import ArraySpec, spec_of
 from gzsurvey.sky.tables import ColumnInfo
-from gzsurvey.sky.targets import Targets
+from gzsurvey.sky.targets import TargetColumns
 
 REASON = Column("reason", "A", ucd="meta.note", description="Why there is no prediction")
 R50 = Column("r50", "E", 1, "arcsec", "phys.angSize;src", "Half-light radius that set the cutout's width")
 
 
-def array_specs(card: Card, targets: Targets, layers: Sequence[str] = ()) -> tuple[ArraySpec, ...]:
+def layer_columns(specs: Sequence[SourceSpec]) -> tuple[Column, ...]:
+    """Return the columns of what the sources of a run sample at each target.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        Two sources mean different things by one name.
+    """
+    layers: dict[str, LayerSpec] = {}
+    for spec in specs:
+        for layer in spec.layers:
+            known = layers.setdefault(layer.name, layer)
+            if (known.unit, known.description) != (layer.unit, layer.description):
+                raise SourceError(
+                    spec.text, f"its layer {layer.name!r} has another unit or meaning than an earlier source's"
+                )
+    return tuple(layer_column(layer.name, layer.unit, layer.description) for layer in layers.values())
+
+
+def array_specs(card: Card, targets: TargetColumns, layers: Sequence[Column] = ()) -> tuple[ArraySpec, ...]:
     """Return the arrays of ``predictions.zarr``, in order.
 
     Parameters
     ----------
     card : Card
         Says which outputs the model has.
-    targets : Targets
+    targets : TargetColumns
         Say which columns are kept, and whether ids are numbers.
-    layers : sequence of str
+    layers : sequence of Column
         What the sources sample at each target.
 
     Raises
@@ -36,17 +56,17 @@ def array_specs(card: Card, targets: Targets, layers: Sequence[str] = ()) -> tup
     gzsurvey.errors.TableError
         A kept column has the name of another array.
     """
-    specs = [replace(spec_of(TARGET_ID, "id", _dtype(targets.id)), name="id")]
+    specs = [replace(spec_of(TARGET_ID, "id", _dtype(targets.id_dtype)), name="id")]
     specs += [spec_of(column, "row") for column in (*ROW_COLUMNS, REASON)]
-    specs += [spec_of(layer_column(name), "layer") for name in layers]
-    if targets.r50_arcsec is not None and R50.name not in targets.kept:
+    specs += [spec_of(column, "layer") for column in layers]
+    if targets.has_r50 and R50.name not in [info.name for info in targets.kept]:
         specs.append(spec_of(R50, "size"))
     specs += [_output(card, name, width) for name, width in card.outputs.items()]
     taken = {spec.name.lower() for spec in specs}
-    for info in targets.kept_columns:
+    for info, dtype in zip(targets.kept, targets.kept_dtypes, strict=True):
         if info.name.lower() in taken:
             raise TableError("--keep", f"{info.name!r} is the name of a result; rename it in the targets")
-        specs.append(_kept(info, targets.kept[info.name]))
+        specs.append(_kept(info, dtype))
     return tuple(specs)
 
 
@@ -86,15 +106,13 @@ def _output(card: Card, name: str, width: int) -> ArraySpec:
     return ArraySpec(name, "float32", "output", inner, about | {"classes": list(head.classes)})
 
 
-def _kept(info: ColumnInfo, values: NDArray[Any]) -> ArraySpec:
-    if values.ndim != 1:
-        raise TableError("--keep", f"{info.name!r} holds arrays; only plain columns are kept")
+def _kept(info: ColumnInfo, dtype: np.dtype[Any]) -> ArraySpec:
     about: Mapping[str, Any] = {
         "units": info.unit, "ucd": info.ucd, "long_name": info.description, "null": info.null,
     }  # fmt: skip
     known = {key: value for key, value in about.items() if value not in ("", None)}
-    return ArraySpec(info.name, _dtype(values), "kept", attributes=known)
+    return ArraySpec(info.name, _dtype(dtype), "kept", attributes=known)
 
 
-def _dtype(values: NDArray[Any]) -> str:
-    return "str" if values.dtype.kind == "U" else str(values.dtype)
+def _dtype(dtype: np.dtype[Any]) -> str:
+    return "str" if dtype.kind == "U" else str(dtype)

@@ -9,16 +9,16 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal, TextIO, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from gzsurvey.errors import RunBusy
 from gzsurvey.outputs.paths import RunPaths
-from gzsurvey.outputs.zarr import settle, shard_file
+from gzsurvey.outputs.zarr import Shard, settle, shard_size
 from gzsurvey.recipes.base import Section
 from gzsurvey.survey.part import WHOLE, Part, spoken
 from gzsurvey.survey.record import RunRecord
@@ -26,23 +26,16 @@ from gzsurvey.survey.record import RunRecord
 LOCK_TRIES = 5
 
 
-class ShardRecord(Section):
-    """One file of a block."""
+class BlockResult(Section):
+    """What became of one block, without its files: a run of 10^9 rows holds 61,000 of these in some 100 MB."""
 
-    bytes: int
-    sha256: str
-
-
-class LedgerEntry(Section):
-    """What became of one block."""
+    model_config = ConfigDict(extra="ignore")
 
     block: int
     state: Literal["done", "failed"]
     rows: int
     statuses: dict[int, int] = {}
     """Targets by status code."""
-    shards: dict[str, ShardRecord] = {}
-    """By array name."""
     seconds: float
     fetch_seconds: float = 0.0
     """Of these, waiting for images."""
@@ -57,20 +50,39 @@ class LedgerEntry(Section):
     """ISO 8601, UTC."""
 
 
-def digest(entries: Mapping[int, LedgerEntry]) -> str:
-    """Return one sha256 for all shards of some blocks, hexadecimal."""
-    total = hashlib.sha256()
-    for block, entry in sorted(entries.items()):
-        for name, shard in sorted(entry.shards.items()):
-            total.update(f"{block} {name} {shard.sha256}\n".encode())
-    return total.hexdigest()
+class LedgerEntry(BlockResult):
+    """The entry of one block."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shards: dict[str, Shard] = {}
+    """By array name."""
+
+
+ResultT = TypeVar("ResultT", bound=BlockResult)
+
+
+def shards(run: Path, blocks: Iterable[int]) -> Iterator[tuple[int, str, Shard]]:
+    """Yield the files on record of some blocks: block, array, size and checksum; entry by entry."""
+    for block in sorted(blocks):
+        entry = _read(RunPaths(run).ledger_entry(block), LedgerEntry)
+        for name, shard in sorted(entry.shards.items()) if entry else ():
+            yield block, name, shard
+
+
+def digest(run: Path, blocks: Iterable[int]) -> tuple[int, str]:
+    """Return how many shards some blocks have, and one sha256 for all of them, hexadecimal."""
+    total, number = hashlib.sha256(), 0
+    for number, (block, name, shard) in enumerate(shards(run, blocks), 1):  # noqa: B007
+        total.update(f"{block} {name} {shard.sha256}\n".encode())
+    return number, total.hexdigest()
 
 
 def write_entry(run: Path, entry: LedgerEntry) -> None:
     """Write one entry; a failure never replaces a finished block."""
     paths = RunPaths(run)
     place = paths.ledger_entry(entry.block)
-    earlier = _read(place)
+    earlier = _read(place, BlockResult)
     if entry.state == "failed" and earlier is not None and earlier.state == "done":
         return
     aside = paths.aside_of(entry.block) / f"ledger-{uuid.uuid4().hex}"
@@ -86,31 +98,30 @@ def remove_entry(run: Path, block: int) -> None:
     RunPaths(run).ledger_entry(block).unlink(missing_ok=True)
 
 
-def read_entries(run: Path, part: Part = WHOLE) -> dict[int, LedgerEntry]:
-    """Return every readable entry by block; a damaged one counts as none."""
-    places = sorted(path for path in RunPaths(run).ledger.glob("block-*.json") if _block(path) in part)
-    return {entry.block: entry for path in places if (entry := _read(path)) is not None}
+def read_entries(run: Path, part: Part = WHOLE) -> dict[int, BlockResult]:
+    """Return what became of every block with a readable entry; a damaged one counts as none."""
+    return {result.block: result for result in _entries(run, BlockResult, part)}
 
 
-def finished(run: Path, record: RunRecord, part: Part = WHOLE) -> dict[int, LedgerEntry]:
-    """Return the entries of finished blocks whose files have the size on record."""
+def finished(run: Path, record: RunRecord, part: Part = WHOLE) -> dict[int, BlockResult]:
+    """Return the results of finished blocks whose files have the size on record."""
     folder = RunPaths(run).zarr
     return {
-        number: entry
-        for number, entry in read_entries(run, part).items()
-        if entry.state == "done" and number < record.n_blocks and _files_are_there(folder, entry)
+        entry.block: BlockResult.model_validate(entry, from_attributes=True)
+        for entry in _entries(run, LedgerEntry, part)
+        if entry.state == "done" and entry.block < record.n_blocks and _files_are_there(folder, entry)
     }
 
 
 def finished_block(run: Path, block: int) -> LedgerEntry | None:
     """Return the entry of one finished block whose files have the size on record."""
-    entry = _read(RunPaths(run).ledger_entry(block))
+    entry = _read(RunPaths(run).ledger_entry(block), LedgerEntry)
     there = entry is not None and entry.state == "done" and _files_are_there(RunPaths(run).zarr, entry)
     return entry if there else None
 
 
 def pending(
-    record: RunRecord, done: Mapping[int, LedgerEntry], retry: Collection[int] = (), part: Part = WHOLE
+    record: RunRecord, done: Mapping[int, BlockResult], retry: Collection[int] = (), part: Part = WHOLE
 ) -> tuple[int, ...]:
     """Return the blocks still to be worked on, in order.
 
@@ -118,7 +129,7 @@ def pending(
     ----------
     record : RunRecord
         The plan.
-    done : mapping of int to LedgerEntry
+    done : mapping of int to BlockResult
         From `finished`.
     retry : collection of int
         Statuses whose targets are tried again: their blocks are pending too.
@@ -221,17 +232,21 @@ def _block(path: Path) -> int:
     return int(digits) if digits.isdecimal() else -1
 
 
-def _read(path: Path) -> LedgerEntry | None:
+def _entries(run: Path, kind: type[ResultT], part: Part) -> Iterator[ResultT]:
+    for path in sorted(path for path in RunPaths(run).ledger.glob("block-*.json") if _block(path) in part):
+        if (entry := _read(path, kind)) is not None:
+            yield entry
+
+
+def _read(path: Path, kind: type[ResultT]) -> ResultT | None:
     try:
-        return LedgerEntry.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError):
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None
 
 
 def _files_are_there(folder: Path, entry: LedgerEntry) -> bool:
     try:
-        return all(
-            shard_file(folder, name, entry.block).stat().st_size == shard.bytes for name, shard in entry.shards.items()
-        )
+        return all(shard_size(folder, name, entry.block) == shard.bytes for name, shard in entry.shards.items())
     except OSError:
         return False

@@ -15,7 +15,7 @@ from gzsurvey.errors import CardMismatch, RunIncomplete, TableError
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.buckets import sorted_buckets
 from gzsurvey.outputs.paths import RunPaths
-from gzsurvey.outputs.zarr import create_arrays, group_attributes_of, read_rows, stored_specs, write_block
+from gzsurvey.outputs.zarr import Shard, create_arrays, group_attributes_of, read_rows, stored_specs, write_block
 from gzsurvey.sky.blocks import Block
 from gzsurvey.survey import checks, ledger
 from gzsurvey.survey.describe import finished_time
@@ -75,7 +75,10 @@ def merge(runs: Sequence[Path], out: Path) -> Path:
     """
     opened = [open_finished(run) for run in runs]
     _check_alike(opened)
-    inputs = {f"run {i}": f"{run.run_dir.name} {ledger.digest(run.entries)}" for i, run in enumerate(opened, 1)}
+    inputs = {
+        f"run {i}": f"{run.run_dir.name} {ledger.digest(run.run_dir, run.entries)[1]}"
+        for i, run in enumerate(opened, 1)
+    }
     paths = RunPaths(out)
     if paths.plan.is_file():
         check_same(out, read_record(out), inputs)
@@ -95,6 +98,11 @@ def merge(runs: Sequence[Path], out: Path) -> Path:
         _write_blocks(opened, replaced, record, out)
         write_record(out, record)
     return publish(out)
+
+
+def _digest(run: FinishedRun) -> str:
+    _, digest = ledger.digest(run.run_dir, run.entries)
+    return digest
 
 
 def _check_alike(runs: Sequence[FinishedRun]) -> None:
@@ -224,7 +232,7 @@ def _write_blocks(
 
 
 def _entry(
-    block: Block, values: Mapping[str, NDArray[Any]], shards: Mapping[str, Any], runs: Sequence[FinishedRun]
+    block: Block, values: Mapping[str, NDArray[Any]], shards: Mapping[str, Shard], runs: Sequence[FinishedRun]
 ) -> ledger.LedgerEntry:
     codes, counts = np.unique(values[c.STATUS.name], return_counts=True)
     like = next(iter(runs[-1].entries.values()))
@@ -233,7 +241,7 @@ def _entry(
         state="done",
         rows=block.rows,
         statuses=dict(zip(codes.tolist(), counts.tolist(), strict=True)),
-        shards={name: ledger.ShardRecord(bytes=shard.bytes, sha256=shard.sha256) for name, shard in shards.items()},
+        shards=dict(shards),
         seconds=0.0,
         provider=like.provider,
         versions=like.versions,
@@ -306,7 +314,7 @@ class _Reader:
         """Return arrays and targets of some rows, ascending, by block; and the images that are kept of them."""
         values, targets = [], []
         for number in np.unique(rows // self._run.record.block_rows).tolist():
-            block = self._run.record.blocks[number]
+            block = self._run.record.block(number)
             inside = rows[(rows >= block.start) & (rows < block.stop)] - block.start
             if number != self._number:
                 read = read_rows(self._run.paths.zarr, block.start, block.stop)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from gzsurvey.card import Card
 from gzsurvey.cutouts.source import CutoutSource, Miss
-from gzsurvey.images.prepare import prepare_cutout
+from gzsurvey.images.prepare import prepare_cutout, shown
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outliers import embedding_distance
 from gzsurvey.status import DESCRIPTIONS
@@ -37,7 +37,7 @@ class Look:
 
     asked: int
     pictures: dict[int, Picture] = field(default_factory=dict)
-    """Prepared images, uint8, shape (S, S, 3), by row of the sample."""
+    """Prepared images, shape (S, S, 3), by row of the sample."""
     misses: dict[int, Miss] = field(default_factory=dict)
     scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """`ood_score` of the predicted ones; empty: the card cannot say."""
@@ -121,7 +121,8 @@ def draw(look: Look, card: Card, path: Path) -> None:
         A PNG file.
     """
     side = int(np.clip(card.preparation.image_size, 64, 112))
-    left = _sheet([look.pictures.get(row) for row in range(look.asked)], side, "no pixels")
+    seen = {row: shown(picture, card.preparation) for row, picture in look.pictures.items()}
+    left = _sheet([seen.get(row) for row in range(look.asked)], side, "no pixels")
     right = _sheet([_decode(text) for text in card.thumbnails[:64]], side, "no picture")
     title = 22
     width = left.width + right.width + side // 4
@@ -144,7 +145,7 @@ def _sheet(pictures: Sequence[Picture | None], side: int, without: str) -> Image
             pen.rectangle((*corner, corner[0] + side - GAP, corner[1] + side - GAP), fill="#eeeeee", outline="white")
             pen.text((corner[0] + 6, corner[1] + side // 2 - 5), without, fill="#888888")
         else:
-            page.paste(Image.fromarray(picture.astype(np.uint8)).resize((side - GAP, side - GAP)), corner)
+            page.paste(Image.fromarray(picture).resize((side - GAP, side - GAP)), corner)
     return page
 
 

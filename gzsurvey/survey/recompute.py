@@ -123,7 +123,7 @@ def _from_checks(run: FinishedRun, model: OnnxModel, rows: NDArray[np.int64], fo
         if not chosen.any():
             continue
         numbers = kept["row"][chosen]
-        block = run.record.blocks[int(numbers[0]) // run.record.block_rows]
+        block = run.record.block(int(numbers[0]) // run.record.block_rows)
         if block.number not in run.entries:
             continue
         stored = read_rows(run.paths.zarr, block.start, block.stop, ["status", *model.card.outputs])

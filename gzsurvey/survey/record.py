@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import settle
 from gzsurvey.recipes.base import Section
 from gzsurvey.recipes.survey import SurveyRecipe
-from gzsurvey.sky.blocks import Block, blocks, count
+from gzsurvey.sky import blocks
+from gzsurvey.sky.blocks import Block
 
 
 class SourceRecord(Section):
@@ -93,14 +95,18 @@ class RunRecord(Section):
     @property
     def n_blocks(self) -> int:
         """How many blocks the run has."""
-        return count(self.rows, self.block_rows)
+        return blocks.count(self.rows, self.block_rows)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Every block, in order."""
-        return tuple(blocks(self.rows, self.block_rows))
+        return tuple(blocks.blocks(self.rows, self.block_rows))
 
-    @property
+    def block(self, number: int) -> Block:
+        """Return one block."""
+        return blocks.block(number, self.rows, self.block_rows)
+
+    @cached_property
     def check_rows(self) -> frozenset[int]:
         """Random rows that are kept as the model saw them; the same in every plan of this length."""
         import numpy as np

@@ -125,6 +125,7 @@ class _Session:
             finished, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             pool.check()
             watch.look(len(finished), pool.workers)
+            progress.advance(0, _aside(pool.workers, failures, watch.in_work))
             for future in finished:
                 task = active.pop(future)
                 summary = self._outcome(future, task)
@@ -134,7 +135,7 @@ class _Session:
                     waiting.append(replace(task, attempt=task.attempt + 1))
                     continue
                 failures += bool(summary.cause)
-                progress.advance(blocks[task.block].rows, _aside(pool.workers, failures))
+                progress.advance(blocks[task.block].rows, _aside(pool.workers, failures, watch.in_work))
         progress.finish()
 
     def _outcome(self, future: Future[BlockSummary], task: BlockTask) -> BlockSummary:
@@ -170,7 +171,8 @@ class _Session:
             self.cause, self.stopped = str(DiskFull(self.run_dir)), True
 
 
-def _aside(workers: int, failures: int) -> str:
+def _aside(workers: int, failures: int, in_work: int) -> str:
     """What stands behind the numbers of a progress line."""
+    more = [f"{in_work:,} more in work"] if in_work else []
     failed = [f"{failures} blocks failed"] if failures else []
-    return ", ".join([f"{workers} {'worker' if workers == 1 else 'workers'}", *failed])
+    return ", ".join([f"{workers} {'worker' if workers == 1 else 'workers'}", *more, *failed])

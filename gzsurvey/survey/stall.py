@@ -10,7 +10,7 @@ from pathlib import Path
 from gzsurvey.progress import Progress, duration
 from gzsurvey.survey.activity import Activity, activities
 
-LOOK_SECONDS = 30.0
+LOOK_SECONDS = 10.0
 """Between looks at what each worker says."""
 NAMED = 5
 """Workers that are named in one warning."""
@@ -33,6 +33,8 @@ class StallWatch:
     run: Path
     session: str
     patience_s: float
+    in_work: int = 0
+    """Targets of unfinished blocks that had their answer at the last look."""
     _moved: float = field(default_factory=time.monotonic)
     _looked: float = field(default_factory=time.monotonic)
     _steps: Mapping[str, tuple[int, int, int, str]] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class StallWatch:
             return
         self._looked = now
         said = [about for about in activities(self.run) if about.session == self.session]
+        self.in_work = sum(about.answered for about in said)
         steps = {about.worker: (about.block, about.attempt, about.answered, about.stage) for about in said}
         if steps != self._steps:
             self._steps, self._moved = steps, now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from gzsurvey.survey.record import RunRecord, read_record
 
 SHOWN = 20
 """Workers in a summary."""
+
+_LINE_BYTES = 1024
+"""More than a line of metrics has."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def status(run: Path) -> Summary:
 def summarise(run: Path, record: RunRecord, already_finished: int, part: Part = WHOLE) -> Summary:
     """Gather the ledger of a run, or of one part."""
     entries = ledger.read_entries(run, part)
-    done = ledger.finished(run, record, part)
+    done = {number: entry for number, entry in entries.items() if entry.state == "done" and number < record.n_blocks}
     working = ledger.alive(run)
     blocks = record.blocks
     mine = part.blocks(len(blocks))
@@ -140,8 +144,7 @@ def metrics_file(run: Path, part: Part) -> Path:
 def _recent_rate(metrics: Path, blocks: int = 50) -> float:
     """Galaxies per second over the last blocks of the last session."""
     try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()[-blocks:]
-        recent = [json.loads(line) for line in lines]
+        recent = [json.loads(line) for line in _last_lines(metrics, blocks)]
     except (OSError, ValueError):
         return float("nan")
     recent = [line for line in recent if recent and line["session"] == recent[-1]["session"]]
@@ -150,3 +153,12 @@ def _recent_rate(metrics: Path, blocks: int = 50) -> float:
     first, last = (datetime.fromisoformat(line["time"]) for line in (recent[0], recent[-1]))
     seconds = (last - first).total_seconds()
     return sum(line["rows"] for line in recent[1:]) / seconds if seconds > 0 else float("nan")
+
+
+def _last_lines(path: Path, count: int) -> list[bytes]:
+    """Return the last lines of a file, whatever its length."""
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - count * _LINE_BYTES)
+        file.seek(start)
+        lines = file.read().splitlines()
+    return lines[1 if start else 0 :][-count:]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 _LOOK_SECONDS = 0.05
 """Between looks whether the other side has stopped."""
@@ -41,6 +43,32 @@ def merged(streams: Sequence[Iterator[T]], threads: int, ahead: int) -> Iterator
             yield from _items(items, [pool.submit(_pull, stream, items, stop) for stream in streams], stop)
         finally:
             stop.set()
+
+
+def in_order(work: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[T]:
+    """Yield what `work` makes of each item, in their order, while threads are at the next ones.
+
+    Parameters
+    ----------
+    work : callable
+        Takes an item; called by several threads at a time.
+    items : iterable
+        Taken one by one.
+    threads : int
+        Calls side by side at most. As many results wait for the caller, finished or not.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads - 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _items(items: queue.Queue[T], futures: list[Future[None]], stop: threading.Event) -> Iterator[T]:

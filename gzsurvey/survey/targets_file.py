@@ -14,42 +14,9 @@ from numpy.typing import NDArray
 
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import settle
-from gzsurvey.sky.targets import Targets
+from gzsurvey.sky.targets import KEPT as KEPT
 
-KEPT = "keep:"
-"""Prefix of kept columns, so that they never meet ours."""
 Columns = dict[str, NDArray[Any]]
-
-
-def write_targets(run: Path, targets: Targets, cutout_width: NDArray[np.float64], block_rows: int) -> None:
-    """Write the targets of a run.
-
-    Parameters
-    ----------
-    run : Path
-        The RUN.
-    targets : Targets
-        In catalogue order.
-    cutout_width : float64, shape (N,)
-        Field of view shown to the model, arcsec; NaN for ready images.
-    block_rows : int
-        Rows of a row group.
-    """
-    columns: Columns = {
-        "id": targets.id,
-        "ra": targets.ra_deg,
-        "dec": targets.dec_deg,
-        "healpix_29": targets.healpix_29,
-        "cutout_width": cutout_width,
-    }
-    columns |= {} if targets.r50_arcsec is None else {"r50": targets.r50_arcsec}
-    columns |= {} if targets.image is None else {"image": targets.image}
-    columns |= {f"{KEPT}{name}": values for name, values in targets.kept.items()}
-    paths = RunPaths(run)
-    paths.aside.mkdir(parents=True, exist_ok=True)
-    aside = paths.aside / "targets.parquet"
-    pq.write_table(pa.table(columns), aside, row_group_size=block_rows, compression="zstd")
-    settle(aside, paths.targets)
 
 
 @contextmanager
@@ -92,6 +59,16 @@ def read_block_targets(run: Path, block: int, names: Sequence[str] | None = None
     with pq.ParquetFile(RunPaths(run).targets) as file:
         table = file.read_row_group(block, columns=None if names is None else list(names))
     return {name: _plain(table.column(name)) for name in table.column_names}
+
+
+def read_some_targets(run: Path, rows: NDArray[np.int64], block_rows: int) -> Columns:
+    """Read the targets of some rows, ascending, of a run whose blocks have `block_rows` rows."""
+    numbers = rows // block_rows
+    parts = [
+        {name: values[rows[numbers == number] - number * block_rows] for name, values in targets.items()}
+        for number, targets in ((int(n), read_block_targets(run, int(n))) for n in np.unique(numbers))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def target_columns(run: Path) -> list[str]:

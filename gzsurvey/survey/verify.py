@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def verify(run_dir: Path, ids: str | None = None) -> Verification:
     problems += recomputed.problems
     if problems:
         raise VerificationFailed(run_dir, problems)
-    n_shards = sum(len(entry.shards) for entry in run.entries.values())
+    n_shards, _ = ledger.digest(run_dir, run.entries)
     return Verification(str(run_dir), len(sums), n_shards, record.rows, recomputed)
 
 
@@ -104,14 +104,13 @@ def _faults(sums: dict[Path, str]) -> Iterator[tuple[Path, str]]:
             yield path, "is not the file that was published (its checksum differs)"
 
 
-def _damaged_shards(paths: RunPaths, entries: dict[int, ledger.LedgerEntry]) -> Iterator[tuple[tuple[int, str], str]]:
-    for number, entry in entries.items():
-        for name, shard in entry.shards.items():
-            file = shard_file(paths.zarr, name, number)
-            if not file.is_file():
-                yield (number, name), "is missing"
-            elif sha256_of(file) != shard.sha256:
-                yield (number, name), "is damaged (its checksum differs)"
+def _damaged_shards(paths: RunPaths, entries: Iterable[int]) -> Iterator[tuple[tuple[int, str], str]]:
+    for number, name, shard in ledger.shards(paths.run, entries):
+        file = shard_file(paths.zarr, name, number)
+        if not file.is_file():
+            yield (number, name), "is missing"
+        elif sha256_of(file) != shard.sha256:
+            yield (number, name), "is damaged (its checksum differs)"
 
 
 def _beside_provenance(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:

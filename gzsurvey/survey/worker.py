@@ -32,6 +32,7 @@ from gzsurvey.sky.blocks import Block
 from gzsurvey.status import Status
 from gzsurvey.survey import blocklog, checks, ledger
 from gzsurvey.survey.activity import Reporter
+from gzsurvey.survey.layout import layer_columns
 from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.survey.retrieval import Arrival, Fetcher, Pieces, Retrieve
 from gzsurvey.survey.sources import open_sources, requests
@@ -179,7 +180,7 @@ def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> led
     reporter.enter("opening model and sources")
     runtime = open_runtime(run, task.session, task.threads)
     retrieve = _retrieval(task, run, runtime)
-    block = runtime.record.blocks[task.block]
+    block = runtime.record.block(task.block)
     targets = read_block_targets(run, task.block)
     rows, todo = _rows_to_fill(runtime, block, targets, task.retry)
     reporter.rows = len(todo)
@@ -228,7 +229,7 @@ def _rows_to_fill(
     """Return the block's arrays, and which rows are to be worked on."""
     earlier = ledger.finished_block(runtime.run, block.number) if retry else None
     if earlier is None:
-        return _BlockRows(empty_rows(runtime.model, targets)), list(range(block.rows))
+        return _BlockRows(empty_rows(runtime, targets)), list(range(block.rows))
     values = read_rows(RunPaths(runtime.run).zarr, block.start, block.stop)
     again = np.flatnonzero(np.isin(values["status"], retry))
     values["reason"] = values["reason"].astype(object)
@@ -237,9 +238,10 @@ def _rows_to_fill(
     return _BlockRows(values), again.tolist()
 
 
-def empty_rows(model: OnnxModel, targets: Columns) -> Columns:
+def empty_rows(runtime: Runtime, targets: Columns) -> Columns:
     """Return every array of a block before anything is known, by name."""
     n = len(targets["id"])
+    layers = layer_columns([source.spec for source in runtime.record.sources])
     values: Columns = {
         "id": targets["id"],
         "ra": targets["ra"],
@@ -252,10 +254,10 @@ def empty_rows(model: OnnxModel, targets: Columns) -> Columns:
         "image_id": np.full(n, "", dtype=object),
         "image_set": np.full(n, "", dtype=object),
         "reason": np.full(n, "", dtype=object),
-    }
+    } | {layer.name: np.full(n, np.nan, dtype=np.float32) for layer in layers}
     kept = {name.removeprefix(KEPT): column for name, column in targets.items() if name.startswith(KEPT)}
     values |= {"r50": targets["r50"].astype(np.float32)} if "r50" in targets and "r50" not in kept else {}
-    for name, shape in model.card.output_shapes.items():
+    for name, shape in runtime.model.card.output_shapes.items():
         values[name] = np.full((n, *shape), np.nan, dtype=np.float16 if name == "embedding" else np.float32)
     return values | kept
 
@@ -272,7 +274,7 @@ def fill(
 
 def recompute_rows(runtime: Runtime, block: Block, targets: Columns, todo: list[int], retrieve: Retrieve) -> Columns:
     """Return the arrays of a block in which the rows `todo` alone are filled, from pixels."""
-    rows = _BlockRows(empty_rows(runtime.model, targets))
+    rows = _BlockRows(empty_rows(runtime, targets))
     fill(runtime, block, targets, todo, rows, retrieve)
     return rows.values
 
@@ -292,8 +294,7 @@ def _noted(arriving: Iterable[Arrival], rows: _BlockRows, kept: set[int]) -> Ite
         values["masked_fraction"][row] = answer.masked_fraction
         values["reason"][row] = ""
         for name, value in answer.layers.items():
-            if name in values:
-                values[name][row] = value
+            values[name][row] = value
         if row in kept:
             rows.images[row] = np.moveaxis(image, 0, -1)
         yield row, image

@@ -42,6 +42,18 @@ class Batch:
         return Batch(self.step, self.images.to(device, non_blocking=True), self.votes.to(device, non_blocking=True))
 
 
+def refuse_flux(store: Store) -> None:
+    """Refuse a store of flux: networks are trained on pictures here.
+
+    Raises
+    ------
+    gzsurvey.errors.TrainingError
+        It holds flux.
+    """
+    if store.info.preparation.is_flux:
+        raise TrainingError(f"{store.path} holds flux, and networks are trained on pictures here; build it as pictures")
+
+
 def as_input(images: Tensor) -> Tensor:
     """Turn stored images (N, S, S, 3) uint8 into network input (N, 3, S, S) float32 from 0 to 1.
 

@@ -123,6 +123,8 @@ def collect(labels: Labels, images: Path | Survey, preparation: Preparation, out
     gzsurvey.errors.SourceError
         The source cannot be opened.
     """
+    if preparation.is_flux:
+        raise TrainingError("the stretch 'flux' makes no pictures, and networks are trained on pictures here")
     size = preparation.image_size
     mapped = np.lib.format.open_memmap(out / IMAGES, mode="w+", dtype=np.uint8, shape=(len(labels), size, size, 3))
     if isinstance(images, Survey):

@@ -32,7 +32,7 @@ from gzsurvey.training import describe, job, precision
 from gzsurvey.training.allocator import freed_memory_kept
 from gzsurvey.training.augment import Draws, augment, draw
 from gzsurvey.training.curves import draw_curves
-from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, seed_of
+from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, refuse_flux, seed_of
 from gzsurvey.training.distributed import Part, World, join
 from gzsurvey.training.dropout import draw_for_whole_batches
 from gzsurvey.training.gradient import Counts, Whole, whole_gradient
@@ -96,6 +96,7 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
         After Ctrl-C or SIGTERM, once everything is saved.
     """
     opened = Store(store)
+    refuse_flux(opened)
     description = {"recipe": recipe.model_dump(mode="json"), "dataset_sha256": opened.info.content_sha256}
     with join(device) as world:
         if world.from_first(lambda: job.claim(out, description)):

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincinv, gammaln, ndtr, ndtri
+from scipy.special import betainc, gammaln, ndtr, ndtri
 
+from gzsurvey.votes.beta import beta_quantile
 from gzsurvey.votes.fractions import expected_fractions
 from gzsurvey.votes.tree import DecisionTree
 
@@ -162,7 +163,7 @@ def _mixture_quantile(a: Floats, b: Floats, probability: float) -> Floats:
     def below(fraction: Floats) -> Floats:
         return np.asarray(betainc(a, b, fraction[:, np.newaxis]).mean(axis=1))
 
-    return _inverted(below, betaincinv(a, b, probability), probability)
+    return _inverted(below, beta_quantile(a, b, probability), probability)
 
 
 def _inverted(below: Callable[[Floats], Floats], own: Floats, probability: float) -> Floats:

@@ -2,7 +2,7 @@
 
 ::
 
-    python tests/benchmarks/bench_merge.py [--rows 1000000] [--folder FOLDER]
+    PYTHONPATH=tests python tests/benchmarks/bench_merge.py [--rows 1000000] [--folder FOLDER]
 
 Two runs of half the rows each over the same sky (six campaigns, 206 answers, an embedding of 5), every tenth target in
 both. Merged and published in a process of its own; its peak memory is that process's. All in a temporary folder.

@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import bench_classify
+import bench_cutouts
+import bench_engine
 import bench_inference
+import bench_plan
 import bench_pretrain as bench
+import bench_publish
 import contestant_gzsurvey as contestant
 import numpy as np
 import pytest
@@ -16,7 +20,9 @@ import torch
 from PIL import Image
 from turns import measure
 
+import gzsurvey
 from gzsurvey.dataset.store import Store
+from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.training.pretrain import Pretraining
 
 SETTINGS = bench.Settings(encoder="test_resnet", size_px=32, batch_size=8, approach="contrastive", threads=1)
@@ -114,3 +120,52 @@ def test_a_classification_is_measured_to_the_end(pictures: Path) -> None:
     quick = ["--images", str(pictures), "--count", "64", "--encoder", "test_resnet", "--size", "32", "--rounds", "1"]
     table = bench_classify.main([*quick, "--seconds", "0.01", "--threads", "1"])
     assert re.search(r"\| end to end / the bound \| [\d.]+", table)
+
+
+@pytest.mark.slow
+def test_what_comes_after_a_run_is_measured_to_the_end(tmp_path: Path) -> None:
+    lines = "\n".join(bench_publish.published(tmp_path / "run", 1_000))
+    for stage in ("three catalogues", "HATS", "publish, in all", "report"):
+        assert re.search(rf"\| {stage}[^|]*\| [\d.]+ \| [\d.]+ \| [1-9]\d* \| [1-9]\d* \|", lines)
+    merged = "\n".join(bench_publish.merged(tmp_path / "two", 1_000))
+    assert "| merge and publish | " in merged
+    assert len(gzsurvey.read_catalogue(tmp_path / "two/merged")) == 950
+
+
+def test_the_engine_and_the_bare_loop_do_the_same_galaxies(tmp_path: Path) -> None:
+    bench_engine.write_model(tmp_path / "model.onnx")
+    bench_engine.write_targets(tmp_path / "targets-700.parquet", 700)
+    template = bench_engine.planned(tmp_path, 700, "template", 2)
+    assert bench_engine.bare(template, (0, 1)) > 0
+    found = bench_engine.in_turns(
+        {"none": lambda: bench_engine.engine(template, "none", ClusterProfile(kind="none", threads=1))}, rounds=1
+    )
+    assert found["none"][0] > 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_memory_that_grows_is_seen(tmp_path: Path) -> None:
+    memory = bench_engine.Memory({"flat": os.getpid(), "growing": os.getpid()})
+    memory.samples = [(float(at), {"flat": 100.0, "growing": 100.0 + at}) for at in range(30)]
+    slopes = memory.slopes()
+    assert slopes["flat"] == (100.0, 100.0, pytest.approx(0.0, abs=1e-12))
+    assert slopes["growing"] == (119.5, 129.0, pytest.approx(19 / 119.5))
+    bench_engine.write_memory(memory.samples, tmp_path / "memory.csv")
+    assert (tmp_path / "memory.csv").read_text().startswith("seconds,flat,growing\n0,100.0,100.0\n")
+
+
+@pytest.mark.slow
+def test_planning_is_measured_to_the_end() -> None:
+    table = bench_plan.main(["--targets", "2000"])
+    assert re.search(r"\| 2,000 \| fits \| [\d.]+ \| [\d.]+ \| [\d,]+ \| [\d,]+ MB \|", table)
+    assert all(f"| 2,000 | {name} |" in table for name in ("parquet", "csv"))
+
+
+@pytest.mark.slow
+def test_cutouts_are_measured_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--galaxies", "16", "--side", "200", "--turns", "1", "--suffixes", ".fits.fz"]
+    found = bench_cutouts.main([str(tmp_path / "sky"), *quick, "--ways", "native", "cutout2d"])
+    assert all(turn["rate"] > 0 for turns in found.values() for turn in turns)
+    printed = capsys.readouterr().out
+    assert "| .fits.fz | native |" in printed
+    assert "| .fits.fz | cutout2d (astropy" in printed

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import astropy.units as u
 import numpy as np
@@ -129,6 +131,33 @@ def fits_bytes(pixels: NDArray[np.generic], header: fits.Header) -> bytes:
     return buffer.getvalue()
 
 
+FIELDS = {100: slice(0, 340), 101: slice(260, 600)}
+"""Fields of the one run of SDSS that is drawn, as rows of the sky: they overlap."""
+
+
+def drawn_field(sky: Sky, ra: float, dec: float) -> str | None:
+    """Run, rerun, camcol and field of a position."""
+    with WCS_LOCK:
+        column, row = sky.wcs.all_world2pix(ra, dec, 0)
+    side = next(iter(sky.planes.values())).shape[0]
+    if not (0 <= column < side and 0 <= row < side):
+        return None
+    return f"94,301,1,{100 if row < side / 2 else 101}"
+
+
+def drawn_frame(sky: Sky, path: str) -> bytes | None:
+    """A frame as SDSS names it."""
+    found = re.fullmatch(r"/sas/dr17/eboss/photoObj/frames/301/94/1/frame-(.)-000094-1-(\d{4})\.fits\.bz2", path)
+    if found is None or int(found[2]) not in FIELDS:
+        return None
+    rows = FIELDS[int(found[2])]
+    wcs = sky.wcs.deepcopy()
+    wcs.wcs.crpix -= [0, rows.start]
+    header = wcs.to_header()
+    header["BUNIT"] = "nanomaggy"
+    return bz2.compress(fits_bytes(sky.planes[found[1]][rows], header))
+
+
 class Handler(BaseHTTPRequestHandler):
     """hips2fits under ``/hips2fits``, the Legacy viewer under ``/viewer``, HiPS files under ``/hips``."""
 
@@ -159,12 +188,34 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
+    def do_POST(self) -> None:
+        """Crossmatch of SDSS: the targets of an upload that lie on the sky, and the field of each."""
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with self.services.lock:
+            number = len(self.services.log)
+            fault = self.services.fault(number, self.path, {})
+            self.services.log.append(Seen(time.monotonic(), self.path, dict(self.headers), fault, {}))
+        if fault:
+            self._fault(fault, self.path, {})
+            return
+        places = [tuple(map(float, found)) for found in re.findall(r"obj_\d+ (\S+) (\S+)", body)]
+        rows = [f"{ra},{dec},{drawn_field(self.services.sky, ra, dec)}" for ra, dec in places]
+        found = [row for row in rows if not row.endswith("None")]
+        self._send(200, "text/plain", "\n".join(["#Table1", "ra,dec,run,rerun,camcol,field", *found]).encode())
+
     def _answer(self, path: str, query: Query) -> None:
         query = self.services.rewrite(query)
         if path in self.services.replies:
             self._send(200, "application/octet-stream", self.services.replies[path])
         elif path == "/hips2fits":
             self._send(*self._hips2fits(query))
+        elif path.startswith("/sas/"):
+            frame = drawn_frame(self.services.sky, path)
+            self._not_found() if frame is None else self._send(200, "application/octet-stream", frame)
+        elif path.endswith("/x_results.aspx"):
+            self._send(200, "application/json", b'[{"TableName": "", "Rows": [{"name": "run"}]}]')
+        elif path.startswith("/skyview/"):
+            self._skyview(path.removeprefix("/skyview/"), query)
         elif path.startswith("/viewer/cutout."):
             self._send(200, "image/fits", self._legacy(query))
         elif path.startswith("/archive/"):
@@ -215,6 +266,25 @@ class Handler(BaseHTTPRequestHandler):
         cube = np.stack([np.nan_to_num(sky.seen(band, wcs, (size, size))) for band in bands])
         return fits_bytes(cube, header)
 
+    def _skyview(self, what: str, query: Query) -> None:
+        """A form with the surveys, a page with a link to what was asked for, and the image behind it."""
+        if what == "form":
+            names = "".join(f"<option>sky {band}</option>" for band in self.services.sky.planes)
+            select = f'<select name="survey" id="Drawn">{names}</select>'
+            hidden = '<input type="text" name="scaling" value="Linear">'
+            body = f'<html><form action="query">{select}{hidden}</form></html>'
+        elif what == "query":
+            body = f'<html><a href="image?{urlencode(query)}">FITS</a><a href="image.jpg">JPEG</a></html>'
+        else:
+            assert (query["scaling"], query["coordinates"]) == ("Linear", "ICRS")
+            ra, dec = map(float, query["Position"].split())
+            size, fov = int(query["pixels"]), float(query["size"].split(",")[0])
+            wcs = tan_wcs(ra, dec, fov * 3600 / size, size)
+            seen = np.nan_to_num(self.services.sky.seen(query["survey"][-1], wcs, (size, size)))
+            self._send(200, "image/fits", fits_bytes(seen, wcs.to_header()))
+            return
+        self._send(200, "text/html", body.encode())
+
     def _archive(self, what: str, query: Query) -> None:
         services = self.services
         if services.token and self.headers.get("Authorization") != f"Bearer {services.token}":
@@ -254,7 +324,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "html":
             self._send(200, "text/html", b"<!DOCTYPE html><html><body>Maintenance</body></html>")
         elif fault == "size":
-            self._answer(path, query | {"width": "40", "height": "40", "size": "40"})
+            self._answer(path, query | {"width": "40", "height": "40", "size": "40", "pixels": "40"})
         elif fault == "corrupt":
             kind = query.get("format", "fits")
             self._send(200, "image/jpeg", b"\xff\xd8\xff\xe0junk" if kind == "jpg" else b"SIMPLE  = junk")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import Cutout2D
 from contracts.cutout_source import CutoutSourceContract
-from mosaics import RA, SCALE, SIDE, at, field, header, write_quarters, write_tile
+from mosaics import RA, SCALE, SIDE, at, field, field_wcs, header, write_quarters, write_tile
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts import mosaic
 from gzsurvey.cutouts.mosaic import MosaicSource
 from gzsurvey.cutouts.mosaic_index import build_index
+from gzsurvey.cutouts.open import open_source
 from gzsurvey.cutouts.source import Cutout, Miss, Request
-from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.cutouts.spec import LayerSpec, SourceSpec
 from gzsurvey.images.frame import Frame
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.status import Status
@@ -29,6 +33,10 @@ def open_mosaic(
 ) -> MosaicSource:
     spec = SourceSpec.parse(f"mosaic:{address}", bands, zeropoints)
     return MosaicSource(build_index(spec, PREPARATION.bands), PREPARATION, **options)  # type: ignore[arg-type]
+
+
+def open_of(spec: SourceSpec) -> MosaicSource:
+    return MosaicSource(build_index(spec, PREPARATION.bands), PREPARATION)
 
 
 def ask(pixel: tuple[float, float], row: int = 0, size: int = 33, scale: float = SCALE) -> Request:
@@ -71,6 +79,31 @@ def test_cutouts_are_the_native_pixels(tmp_path: Path) -> None:
     cutout = pixels(open_mosaic(tmp_path), ask((60, 80)))
     for plane, band in zip(cutout, "grz", strict=True):
         np.testing.assert_allclose(plane, around(whole[band], 60, 80), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_native_cutouts_are_those_of_astropy_to_the_bit(tmp_path: Path, size: int) -> None:
+    whole = write_quarters(tmp_path / "tiles", bands="g")["g"]
+    write_tile(tmp_path / "whole.fits", whole, FILTER="g")
+    native = Preparation(image_size=size, resampling="native")
+    source = open_source(SourceSpec.parse(f"mosaic:{tmp_path}/whole.fits", "g,g,g"), native, missing_limit=1.0)
+    places = np.random.default_rng(3).uniform(-10, SIDE + 9, (60, 2))
+    requests = [ask(tuple(place), n, size) for n, place in enumerate(places)]
+    for row, answer in source.fetch(requests):
+        where = SkyCoord(requests[row].ra_deg, requests[row].dec_deg, unit="deg")
+        expected = Cutout2D(whole, where, size, field_wcs(), mode="partial", fill_value=np.nan).data
+        assert isinstance(answer, Cutout)
+        np.testing.assert_array_equal(answer.pixels[0], expected)
+
+
+def test_native_frames_of_another_scale_or_orientation_are_resampled(tmp_path: Path) -> None:
+    write_tile(tmp_path / "whole.fits", field(), FILTER="g")
+    spec = SourceSpec.parse(f"mosaic:{tmp_path}/whole.fits", "g,g,g")
+    found = [
+        pixels(open_source(spec, Preparation(image_size=32, resampling=how)), ask((150.3, 150.4), size=32, scale=0.3))  # type: ignore[arg-type]
+        for how in ("native", "mean")
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("place", [(150, 60), (149, 151), (168, 100), (131, 131)])
@@ -257,6 +290,24 @@ def test_a_damaged_tile_costs_only_its_own_targets(tmp_path: Path) -> None:
     assert isinstance(miss, Miss)
     assert miss.status == Status.UNREADABLE
     assert miss.reason.startswith("r_a cannot be read: ")
+
+
+def test_layers_are_read_at_the_target(tmp_path: Path) -> None:
+    write_quarters(tmp_path)
+    seeing = np.arange(150 * 300, dtype=np.float32).reshape(150, 300) + 1
+    seeing[40:60, 40:60] = np.nan
+    write_tile(tmp_path / "maps" / "psfsize-r.fits.fz", seeing, EXTNAME="PSFSIZE")
+    write_tile(tmp_path / "maps" / "nexp.fits", np.full((SIDE, SIDE), 7, np.int16), BUNIT="")
+    write_tile(tmp_path / "maps" / "psfsize-2.fits", np.full((60, 60), 5, np.float32), 30, 30)
+    layers = (LayerSpec("psfsize_r", f"{tmp_path}/maps/psfsize*"), LayerSpec("nexp", f"{tmp_path}/maps/nexp.fits"))
+    source = open_of(replace(SourceSpec.parse(f"mosaic:{tmp_path}/*_?.fits", "g,r,z"), layers=layers))
+    places = {0: (100.3, 120.4), 1: (50, 50), 2: (100, 200), 3: (20.6, 99.7)}
+    found = {row: answer.layers for row, answer in source.fetch([ask(p, n) for n, p in places.items()])}  # type: ignore[union-attr]
+    assert found[0] == {"psfsize_r": 120 * 300 + 100 + 1, "nexp": 7}
+    assert found[1] == {"psfsize_r": 5, "nexp": 7}
+    assert np.isnan(found[2]["psfsize_r"])
+    assert found[2]["nexp"] == 7
+    assert found[3]["psfsize_r"] == 100 * 300 + 21 + 1
 
 
 def test_masked_pixels_are_counted(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 from reproject import reproject_exact, reproject_interp
 
+from gzsurvey.images.affine import Affine, affine_maps
 from gzsurvey.images.frame import Frame
-from gzsurvey.images.resample import Affine, _matrix_means, _two_pass_means, affine_maps, resample
+from gzsurvey.images.resample import _matrix_means, _two_pass_means, resample
 from gzsurvey.images.stretch import to_rgb
 from gzsurvey.recipes.preparation import Preparation
 
@@ -71,8 +72,8 @@ def grid(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def cut(native: NDArray[np.float32], wcs: WCS, frame: Frame) -> NDArray[np.float32]:
-    (affine,) = affine_maps(wcs, np.array([RA]), np.array([DEC]), [frame])
-    assert affine is not None
+    affine = affine_maps(wcs, np.array([RA]), np.array([DEC]), np.array([frame.scale_arcsec]), frame.size_px)[0]
+    assert affine.known
     return resample(native[None], affine, frame.size_px)[0]
 
 
@@ -174,6 +175,24 @@ def test_native_pixels_come_through_unchanged() -> None:
     np.testing.assert_array_equal(resample(native, Affine(9.0, 5.0, 1, 0, 0, 1), 32), native[:, 5:37, 9:41])
 
 
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_frames_on_native_pixels_are_copies_in_any_orientation(turn: int, mirror: int) -> None:
+    native = np.random.default_rng(5).normal(size=(1, 40, 40)).astype(np.float32)
+    xx, xy = [(1, 0), (0, 1), (-1, 0), (0, -1)][turn]
+    steps = np.array([xx * mirror, xy, -xy * mirror, xx], dtype=float)
+    near = Affine(*(20 - np.array([steps[:2].sum(), steps[2:].sum()]) * 7.5 + 0.2), *(steps + 1e-4))
+    affine = near.snapped(16)
+    assert affine.whole
+    y, x = np.indices((16, 16))
+    columns = (affine.column + affine.xx * x + affine.xy * y).astype(int)
+    rows = (affine.row + affine.yx * x + affine.yy * y).astype(int)
+    np.testing.assert_array_equal(resample(native, affine, 16)[0], native[0, rows, columns])
+    moved = near.values[:2] + 7.5 * np.array([near.xx + near.xy, near.yx + near.yy])
+    middle = affine.values[:2] + 7.5 * np.array([affine.xx + affine.xy, affine.yx + affine.yy])
+    assert np.abs(middle - moved).max() <= 0.5
+
+
 @pytest.mark.parametrize("affine", [Affine(10, 10, 0.9, 0, 0, 0.9), Affine(10, 12, 0.9, 0.3, -0.3, 0.9)])
 def test_missing_pixels_stay_missing_and_do_not_spread(affine: Affine) -> None:
     native = np.ones((1, 60, 70), dtype=np.float32)
@@ -191,9 +210,10 @@ def test_outside_is_missing() -> None:
     assert (out[:, 10:] == 1).all()
 
 
-def test_both_ways_of_averaging_agree() -> None:
-    native = np.random.default_rng(4).normal(size=(3, 120, 130)).astype(np.float32)
-    affine = Affine(5.3, 7.1, 1.7, 0, 0, 1.6)
+@pytest.mark.parametrize("step", [1.7, 1.0, 0.6])
+def test_both_ways_of_averaging_agree(step: float) -> None:
+    native = np.random.default_rng(4).normal(size=(1, 3, 120, 130)).astype(np.float32)
+    affine = Affine(*np.array([[5.3], [7.1], [step], [0], [0], [0.9 * step]]))
     np.testing.assert_allclose(_matrix_means(native, affine, 40), _two_pass_means(native, affine, 40), atol=1e-5)
 
 
@@ -206,10 +226,8 @@ def test_bright_neighbours_leave_the_sky_alone() -> None:
 
 def test_the_other_side_of_the_sky_has_no_map() -> None:
     wcs = tangent_wcs(100, 0.3)
-    frames = [Frame(16, 0.3)] * 2
-    here, there = affine_maps(wcs, np.array([RA, (RA + 180) % 360]), np.array([DEC, -DEC]), frames)
-    assert here is not None
-    assert there is None
+    maps = affine_maps(wcs, np.array([RA, (RA + 180) % 360]), np.array([DEC, -DEC]), np.array([0.3, 0.3]), 16)
+    assert maps.known.tolist() == [True, False]
 
 
 def test_galactic_images_have_north_up_too() -> None:

@@ -18,6 +18,7 @@ from gzsurvey.card import METADATA_KEY, Card
 from gzsurvey.errors import CardMismatch, GZSurveyError, RecipeError
 from gzsurvey.inference import provider
 from gzsurvey.inference.session import OnnxModel
+from gzsurvey.recipes.preparation import Stretch
 
 Build = Callable[..., bytes]
 
@@ -152,8 +153,16 @@ def test_refuses_other_inputs(tmp_path: Path, built: Build, card: Card) -> None:
     expected = "must have one input 'image', uint8, shape (batch, 3, 32, 32)"
     assert expected in refused(path, built(card.to_metadata(), input_name="x"))
     assert expected in refused(path, built(card.to_metadata(), size=64))
-    flux = card.model_copy(update={"input_type": "float32"})
+    stretch = Stretch(kind="flux")
+    flux = card.model_copy(
+        update={"input_type": "float32", "preparation": card.preparation.model_copy(update={"stretch": stretch})}
+    )
     assert "'image', float32" in refused(path, built(flux.to_metadata()))
+
+
+def test_refuses_a_card_whose_input_and_stretch_differ(tmp_path: Path, built: Build, card: Card) -> None:
+    torn = card.model_copy(update={"input_type": "float32"})
+    assert "'float32' and 'flux' belong together" in refused(tmp_path / "torn.onnx", built(torn.to_metadata()))
 
 
 def test_an_output_of_unknown_width_is_checked_when_it_comes(tmp_path: Path, built: Build, card: Card) -> None:

@@ -10,16 +10,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gzsurvey.card import Card
 from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.outputs.columns import layer_column
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import create_arrays, write_block
 from gzsurvey.recipes.survey import SurveyRecipe
 from gzsurvey.sky.blocks import Block
 from gzsurvey.sky.tables import ColumnInfo
-from gzsurvey.sky.targets import Cut, Targets
+from gzsurvey.sky.targets import KEPT, TargetColumns
 from gzsurvey.survey import ledger
 from gzsurvey.survey.layout import array_specs, group_attributes
 from gzsurvey.survey.record import ColumnRecord, CutRecord, RunRecord, SourceRecord, write_record
-from gzsurvey.survey.targets_file import write_targets
+from gzsurvey.survey.targets_file import open_targets
 from outputs.catalogues import make_block, make_card
 
 BLOCK_ROWS = 256
@@ -55,25 +56,23 @@ def write_model(path: Path, card: Card) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def make_targets(block: dict[str, np.ndarray]) -> Targets:
-    info = (
+def target_columns(block: dict[str, np.ndarray]) -> TargetColumns:
+    infos = (
         ColumnInfo("mag_r", "mag", "phot.mag;em.opt.R;meta.main", "r magnitude"),
         ColumnInfo("flag", "", "", "", -(2**31)),
         ColumnInfo("field"),
     )
-    return Targets(
-        id=block["id"],
-        ra_deg=block["ra"],
-        dec_deg=block["dec"],
-        healpix_29=block["healpix_29"],
-        r50_arcsec=block["r50"],
-        r90_arcsec=None,
-        image=None,
-        kept={column.name: block[column.name] for column in info},
-        kept_columns=info,
-        id_column=ColumnInfo("objid", description="Survey object"),
-        cuts=(Cut("table", len(block["id"]) + 5, len(block["id"])),),
-    )
+    about = ColumnInfo("objid", description="Survey object")
+    return TargetColumns(about, block["id"].dtype, infos, tuple(block[info.name].dtype for info in infos), True)
+
+
+def write_targets(run: Path, block: dict[str, np.ndarray], columns: TargetColumns) -> None:
+    stored = {name: block[name] for name in ("id", "ra", "dec", "healpix_29")}
+    stored |= {"cutout_width": block["cutout_width"].astype(float), "r50": block["r50"]}
+    stored |= {KEPT + info.name: block[info.name] for info in columns.kept}
+    with open_targets(run) as write:
+        for start in range(0, len(block["id"]), BLOCK_ROWS):
+            write({name: values[start : start + BLOCK_ROWS] for name, values in stored.items()})
 
 
 def make_run(
@@ -88,21 +87,21 @@ def make_run(
     card = card or make_card()
     block, paths = make_block(card, n) | changes, RunPaths(run)
     block["r50"] = block["r50"].astype(np.float32)
-    targets = make_targets(block)
+    targets = target_columns(block)
     run.mkdir(parents=True)
     write_model(paths.model, card)
-    write_targets(run, targets, block["cutout_width"].astype(float), BLOCK_ROWS)
-    specs = array_specs(card, targets, ("psfsize_r",))
+    write_targets(run, block, targets)
+    specs = array_specs(card, targets, (layer_column("psfsize_r"),))
     create_arrays(paths.zarr, specs, n, BLOCK_ROWS, group_attributes(card, "0" * 64, ()))
-    record = _record(targets, n, source)
+    record = _record(targets, n, source, bool(np.isfinite(block["ra"]).any()))
     write_record(run, record)
     names = {spec.name for spec in specs}
     for number in set(range(record.n_blocks)) - set(skip):
-        _finish(run, record.blocks[number], {name: block[name] for name in names})
+        _finish(run, record.block(number), {name: block[name] for name in names})
     return block
 
 
-def _record(targets: Targets, n: int, source: str) -> RunRecord:
+def _record(targets: TargetColumns, n: int, source: str, has_positions: bool) -> RunRecord:
     def described(info: ColumnInfo) -> ColumnRecord:
         return ColumnRecord(name=info.name, unit=info.unit, ucd=info.ucd, description=info.description, null=info.null)
 
@@ -117,11 +116,11 @@ def _record(targets: Targets, n: int, source: str) -> RunRecord:
         provider="cpu",
         rows=n,
         block_rows=BLOCK_ROWS,
-        has_positions=targets.has_positions,
-        id_column=described(targets.id_column),
-        kept=tuple(described(info) for info in targets.kept_columns),
+        has_positions=has_positions,
+        id_column=described(targets.id),
+        kept=tuple(described(info) for info in targets.kept),
         select="mag_r < 20",
-        cuts=tuple(CutRecord(name=cut.name, before=cut.before, after=cut.after) for cut in targets.cuts),
+        cuts=(CutRecord(name="table", before=n + 5, after=n),),
         created="2026-01-01T00:00:00+00:00",
     )
 

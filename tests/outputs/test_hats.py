@@ -17,7 +17,7 @@ from gzsurvey.outputs.fits import open_table
 from gzsurvey.outputs.hats import HATS_HEALPIX, MARGIN_ARCSEC, margin_rows, partitions, write_hats
 from gzsurvey.outputs.opened import Catalogue, open_catalogue
 from gzsurvey.outputs.zarr import read_rows
-from gzsurvey.sky.healpix import cells, sky_order, unit_vectors
+from gzsurvey.sky.healpix import cells, unit_vectors
 from gzsurvey.survey.publish import publish
 from outputs.catalogues import package
 from outputs.runs import make_run
@@ -28,7 +28,7 @@ COLUMNS = (c.TARGET_ID, c.RA, c.DEC, c.HEALPIX)
 
 def make_catalogue(path: Path, ra: np.ndarray, dec: np.ndarray) -> Catalogue:
     ids, healpix = np.arange(len(ra))[::-1], cells(ra, dec)
-    order = sky_order(healpix, ids)
+    order = np.lexsort((ids, healpix))
     with open_table(path, COLUMNS, len(ra)) as table:
         table.append({"id": ids[order], "ra": ra[order], "dec": dec[order], "healpix_29": healpix[order]})
     return open_catalogue(path)

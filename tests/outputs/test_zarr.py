@@ -67,6 +67,15 @@ def test_a_shard_is_one_file_whose_bytes_depend_on_the_rows_alone(path: Path, tm
         assert [p for p in (path / name / "c").rglob("*") if p.is_file()] == [file]
 
 
+def test_the_file_of_an_array_of_three_dimensions_is_found(tmp_path: Path) -> None:
+    ensemble = ArraySpec("concentration", "float32", "output", (("member", 2), ("answer", 3)))
+    store.create_arrays(tmp_path / "p.zarr", (ensemble,), ROWS, BLOCK, {})
+    values = {"concentration": np.ones((BLOCK, 2, 3), np.float32)}
+    shard = store.write_block(tmp_path / "p.zarr", tmp_path / "aside", 1, values)["concentration"]
+    assert store.shard_file(tmp_path / "p.zarr", "concentration", 1).stat().st_size == shard.bytes
+    assert store.shard_size(tmp_path / "p.zarr", "concentration", 1) == shard.bytes
+
+
 def test_rows_that_are_all_fill_values_still_make_a_file(path: Path, tmp_path: Path) -> None:
     empty = {}
     for spec in SPECS:

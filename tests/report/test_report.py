@@ -12,7 +12,7 @@ from PIL import Image
 
 from gzsurvey.card import Card, VotesHead
 from gzsurvey.errors import RunIncomplete, TableError
-from gzsurvey.report import contact_sheet, report
+from gzsurvey.report import contact_sheet, report, survey_view
 from gzsurvey.report.figures import binned
 from gzsurvey.report.gallery import highest
 from gzsurvey.report.regions import regions
@@ -116,7 +116,7 @@ def test_the_highest_are_ranked_among_those_asked(run: Path) -> None:
     view = SurveyView(run)
     measure = view.measure_of("disk_edge_on_yes_fraction")
     assert measure.asked == "disk_edge_on_proportion_asked"
-    rows = highest(view, measure, 5)
+    (rows,) = highest(view, [measure], 5)
     values = view.column(measure.column)
     asked = view.column(measure.asked) >= 0.5
     assert asked[rows].all()
@@ -139,12 +139,25 @@ def test_a_misspelt_column_gets_near_names(run: Path, tmp_path: Path) -> None:
 
 
 def test_bins_hold_equal_numbers_and_skip_the_unknown() -> None:
-    x = np.append(np.arange(80.0), np.nan)
-    centre, mean, error = binned(x, np.append(np.arange(80.0) / 80, 1.0))
-    assert len(centre) == 8
-    assert (np.diff(mean) > 0).all()
-    np.testing.assert_allclose(mean[0], np.arange(10).mean() / 80)
-    np.testing.assert_allclose(error[0], np.std(np.arange(10) / 80, ddof=1) / np.sqrt(10))
+    x = np.append(np.arange(120.0), np.nan)
+    centre, low, median, high = binned(x, np.append(np.arange(120.0) / 120, 1.0))
+    assert len(centre) == 12
+    assert (np.diff(median) > 0).all()
+    np.testing.assert_allclose(median[0], np.arange(10).mean() / 120)
+    np.testing.assert_allclose([low[0], high[0]], np.percentile(np.arange(10) / 120, (16, 84)))
+
+
+def test_a_long_catalogue_is_drawn_from_some_of_its_rows_and_counted_in_all(
+    run: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_view, "SAMPLE", 150)
+    monkeypatch.setattr(survey_view, "ROWS_AT_ONCE", 70)
+    sampled = report(run).read_text()
+    assert "drawn from 150 evenly chosen rows" in sampled
+    assert "evenly chosen rows" not in text
+    for heading in ("What happened to the targets", "Galaxies that are highest", "Leading answers", "that need care"):
+        part = re.compile(rf"<h2>{heading}.*?<h2>|<h2>Predictions {heading}.*?<h2>", re.DOTALL)
+        assert part.search(sampled)[0] == part.search(text)[0]
 
 
 def test_regions_are_apart_and_cross_the_meridian() -> None:

@@ -19,6 +19,7 @@ def test_blocks_cover_every_row_once(targets: int, workers: int) -> None:
     assert sum(b.rows for b in found) == targets
     assert found[-1].stop == targets
     assert len(found) == blocks.count(targets, length)
+    assert [blocks.block(b.number, targets, length) for b in found] == found
     assert length == 256 or len(found) >= 8 * workers
 
 
@@ -26,12 +27,6 @@ def test_big_jobs_get_big_blocks_and_small_jobs_enough_of_them() -> None:
     assert blocks.block_length(10**9, 100) == 16_384
     assert blocks.block_length(1928, 2) == 256
     assert blocks.block_length(20_000, 2) == 1024
-
-
-def test_sky_order_breaks_ties_by_id_and_keeps_what_has_no_position() -> None:
-    cells = np.array([5, 3, 5, 3])
-    assert healpix.sky_order(cells, np.array([2, 9, -1, 4])).tolist() == [3, 1, 2, 0]
-    assert healpix.sky_order(np.full(3, -1), np.array(["c", "a", "b"])).tolist() == [0, 1, 2]
 
 
 def test_cells_are_nested_and_nan_has_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -65,3 +66,34 @@ def test_a_scheduler_that_dies_is_one_line_that_says_what_to_type(tmp_path: Path
     last = said.strip().splitlines()[-1]
     assert "its scheduler is gone" in last or "has lost its scheduler" in last
     assert "repeat the command" in last
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_sigterm_end_a_run_within_seconds(tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "model.onnx")
+    plan(tiny.job(model, tiny.write_targets(tmp_path / "t.csv", 60_000)), tmp_path / "run", HERE)
+    with cluster(tmp_path, {"a": ()}) as running:
+        for number, place in ((signal.SIGINT, "none"), (signal.SIGTERM, "laptop"), (signal.SIGINT, running.address)):
+            before = len(metrics(tmp_path / "run")) if RunPaths(tmp_path / "run").metrics.exists() else 0
+            command = [sys.executable, "-m", "gzsurvey", "run", str(tmp_path / "run"), "--cluster", place]
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            while not RunPaths(tmp_path / "run").metrics.exists() or len(metrics(tmp_path / "run")) == before:
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(number)
+            started = time.monotonic()
+            _, said = process.communicate(timeout=30)
+            assert time.monotonic() - started < 10
+            assert process.returncode == 130, said
+            assert said.strip().endswith("gzsurvey: interrupted; repeat the command to go on")
+            assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_workers_of_one_kind_alone_are_one_line(tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "model.onnx")
+    plan(tiny.job(model, tiny.write_targets(tmp_path / "t.csv", 300)), tmp_path / "run", HERE)
+    with cluster(tmp_path, {"gpu": ("--resources", "GPU=1")}) as running:
+        profile = ClusterProfile(kind="address", address=running.address, retrieval=RetrievalPool(), wait_seconds=3)
+        with pytest.raises(ClusterError, match="no worker has the resource RETRIEVAL; start some with --resources RE"):
+            run(tmp_path / "run", profile)

@@ -17,12 +17,23 @@ import pytest
 from astropy.table import Table
 from PIL import Image
 
-from gzsurvey.cutouts.source import Cutout, Miss
-from gzsurvey.errors import CardMismatch, ClusterError, OutputConflict, RecipeError, RunBusy, RunIncomplete, TableError
+from gzsurvey.cutouts.source import Cutout, Miss, Request
+from gzsurvey.cutouts.synthetic import SyntheticSource
+from gzsurvey.errors import (
+    CardMismatch,
+    ClusterError,
+    OutputConflict,
+    RecipeError,
+    RunBusy,
+    RunIncomplete,
+    SourceError,
+    TableError,
+)
+from gzsurvey.images.frame import Frame
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs.zarr import array_attributes, read_rows
 from gzsurvey.recipes.cluster import ClusterProfile, load_cluster
-from gzsurvey.recipes.preparation import ScaleRule
+from gzsurvey.recipes.preparation import ScaleRule, Stretch
 from gzsurvey.status import Status
 from gzsurvey.survey import checks, ledger, plan, run, sources, status, worker
 from gzsurvey.survey.record import read_record
@@ -78,6 +89,38 @@ def test_checks_hold_what_the_model_saw(model: Path, targets: Path, tmp_path: Pa
     np.testing.assert_array_equal(stored[kept[0]["row"]], kept[0]["concentration"])
 
 
+def test_a_flux_model_sees_nanomaggies(targets: Path, tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "flux.onnx", stretch=Stretch(kind="flux"))
+    assert OnnxModel(model).card.input_type == "float32"
+    plan(tiny.job(model, targets), tmp_path / "run", HERE)
+    run(tmp_path / "run", HERE)
+    rows = read_rows(tmp_path / "run/predictions.zarr", 0, 700)
+    assert (rows["status"] == Status.PREDICTED).all()
+    kept = next(checks.read(tmp_path / "run"))
+    assert kept["image"].dtype == np.float32
+    request = Request(0, str(kept["id"][0]), 0.0, 0.0, Frame(tiny.SIZE, 1.0))
+    ((_, drawn),) = SyntheticSource(OnnxModel(model).card.preparation).fetch([request])
+    assert isinstance(drawn, Cutout)
+    np.testing.assert_array_equal(np.moveaxis(kept["image"][0], -1, 0)[:, ::-1], drawn.pixels)
+    again = OnnxModel(model).run(np.ascontiguousarray(kept["image"].transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(again["concentration"], rows["concentration"][kept["row"]], rtol=1e-6)
+    assert Image.open(tmp_path / "run/preview.png").size[0] > 0
+
+
+def test_pictures_are_refused_for_a_flux_model(targets: Path, tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "flux.onnx", stretch=Stretch(kind="flux"))
+    (tmp_path / "stamps").mkdir()
+    (tmp_path / "stamps" / "1.jpg").write_bytes(jpeg(9))
+    with pytest.raises(SourceError, match="gives ready pictures, and the model takes flux"):
+        plan(tiny.job(model, targets, f"images:{tmp_path / 'stamps'}"), tmp_path / "run", HERE)
+
+
+def test_a_look_without_a_common_range_is_said(targets: Path, tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "model.onnx", stretch=Stretch(kind="percentile"))
+    planned = plan(tiny.job(model, targets), tmp_path / "run", HERE)
+    assert "stretch 'percentile' takes its range from each cutout" in str(planned)
+
+
 def test_repeating_a_finished_run_does_nothing(model: Path, targets: Path, tmp_path: Path) -> None:
     job = tiny.job(model, targets)
     plan(job, tmp_path / "run", HERE)
@@ -99,7 +142,7 @@ def test_blocks_without_a_ledger_entry_or_with_damaged_files_are_redone(
     (run_dir / "ledger/block-000000.json").unlink()
     (run_dir / "predictions.zarr/status/c/2").write_bytes(b"half")
     (run_dir / "aside/stray").write_bytes(b"left by a killed worker")
-    assert status(run_dir).finished == 1
+    assert status(run_dir).finished == 2, "it counts entries; files are looked at by what needs them"
     assert run(run_dir, HERE).already_finished == 1
     assert shards(run_dir) == before
     assert not list((run_dir / "aside").iterdir())

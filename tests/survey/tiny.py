@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gzsurvey.card import Card
 from gzsurvey.cutouts.spec import SourceSpec
-from gzsurvey.recipes.preparation import Preparation, ScaleRule
+from gzsurvey.recipes.preparation import Preparation, ScaleRule, Stretch
 from gzsurvey.recipes.survey import SurveyRecipe, load_survey_recipe
 from gzsurvey.survey import Job
 
@@ -29,29 +29,41 @@ QUESTIONS: tuple[dict[str, Any], ...] = (
 RING = {"kind": "classes", "task": "ring", "classes": ["no", "yes"], "balance": {"no": 0.8, "yes": 0.2}}
 
 
-def card(rule: ScaleRule | None = None) -> Card:
-    preparation = Preparation(image_size=SIZE, scale_rule=rule or ScaleRule())
+def card(
+    rule: ScaleRule | None = None, size: int = SIZE, features: int = FEATURES, stretch: Stretch | None = None
+) -> Card:
+    preparation = Preparation(image_size=size, scale_rule=rule or ScaleRule(), stretch=stretch or Stretch())
     return Card.model_validate(
         {
             "name": "small",
             "created": "2026-01-01",
             "preparation": preparation.model_dump(),
-            "embedding_size": FEATURES,
+            "input_type": preparation.input_type,
+            "embedding_size": features,
             "heads": [{"kind": "votes", "questions": QUESTIONS}, RING],
             "default_campaign": "small",
         }
     )
 
 
-def write_model(path: Path, rule: ScaleRule | None = None, gain: float = 1.0) -> Path:
+def write_model(
+    path: Path,
+    rule: ScaleRule | None = None,
+    gain: float = 1.0,
+    size: int = SIZE,
+    features: int = FEATURES,
+    stretch: Stretch | None = None,
+) -> Path:
     """Convolution, mean, two heads; `gain` NaN gives a model whose predictions are not finite."""
+    described = card(rule, size, features, stretch)
+    pixels = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[described.input_type]
     rng = np.random.default_rng(1)
     weights = {
         "scale": np.float32(255.0),
         "one": np.float32(1.0),
-        "kernel": (gain * rng.normal(size=(FEATURES, 3, 5, 5))).astype(np.float32),
-        "votes": rng.normal(size=(FEATURES, 5)).astype(np.float32),
-        "classes": rng.normal(size=(FEATURES, 2)).astype(np.float32),
+        "kernel": (gain * rng.normal(size=(features, 3, 5, 5))).astype(np.float32),
+        "votes": rng.normal(size=(features, 5)).astype(np.float32),
+        "classes": rng.normal(size=(features, 2)).astype(np.float32),
     }
     nodes = [
         helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
@@ -65,16 +77,16 @@ def write_model(path: Path, rule: ScaleRule | None = None, gain: float = 1.0) ->
         helper.make_node("MatMul", ["embedding", "classes"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["ring_probability"], axis=1),
     ]
-    outputs = {"embedding": FEATURES, "concentration": 5, "ring_probability": 2}
+    outputs = {"embedding": features, "concentration": 5, "ring_probability": 2}
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("image", pixels, ["batch", 3, size, size])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in outputs.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    for key, value in card(rule).to_metadata().items():
+    for key, value in described.to_metadata().items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     path.write_bytes(model.SerializeToString())

@@ -15,6 +15,7 @@ from astropy.wcs import WCS
 from conftest import pictures
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from sky.reading import read
 
 from gzsurvey.cutouts.open import open_source
 from gzsurvey.cutouts.source import Cutout
@@ -26,7 +27,6 @@ from gzsurvey.model.checkpoint import find_checkpoint, load_network, read_tensor
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.training import FinetuneRecipe, FinetuneTask
 from gzsurvey.sky.healpix import cells
-from gzsurvey.sky.targets import TargetOptions, read_targets
 from gzsurvey.survey.sources import answers, requests
 from gzsurvey.training import finetune
 from gzsurvey.training.fitting import Finetuning
@@ -196,7 +196,7 @@ def test_images_of_a_survey_are_what_classify_sees(
     assert lost["id"].tolist() == ["m4"]
     assert lost["reason"].str.len().item() > 10
 
-    targets = read_targets(str(tmp_path / "labels.fits"), TargetOptions(pixel_scale_arcsec=lambda: 0.5))
+    targets = read(tmp_path / "labels.fits", pixel_scale_arcsec=lambda: 0.5)
     assert targets.r50_arcsec is not None
     known = np.nan_to_num(targets.r50_arcsec)
     asked = {"id": targets.id, "ra": targets.ra_deg, "dec": targets.dec_deg,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gzsurvey.cutouts.remote.budget import HOSTS
+from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.survey.cluster import places, slurm
 from gzsurvey.survey.cluster.fitness import refuse_this_process, refuse_unfit
@@ -63,6 +64,9 @@ def open_pool(profile: ClusterProfile, run: Path, part: Part = WHOLE) -> Iterato
     with dask.config.set(quiet), START[profile.kind](profile, run) as place:
         place.wait_for_worker(profile.wait_seconds)
         pool = DaskPool(place, profile, run)
+        pool.wait_for_both(profile.wait_seconds)
         refuse_unfit(place.client, place.name, run, pool.predicting)
         pool.check()
+        if place.dashboard:
+            Progress.say(f"dashboard: {place.dashboard}")
         yield pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import signal
 import threading
@@ -20,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 """A scheduler that runs answers at once."""
-NO_PAGES: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-"""Options of a scheduler that shows nothing to others; it listens at some port all the same."""
+PAGES: dict[str, Any] = {"dashboard": True, "dashboard_address": "127.0.0.1:0"}
+"""Options of a scheduler that shows Dask's own pages, where bokeh is installed, to this machine alone."""
 KEEP_SECONDS = 5.0
 """Between looks at a place without workers."""
 RETRIES = 3
@@ -53,6 +54,16 @@ class Place:
     remedy: str
     """What to do when there are no workers."""
     keeper: Keeper = field(default_factory=Nobody)
+
+    @property
+    def dashboard(self) -> str:
+        """Address of Dask's own page about the cluster; empty where it has none."""
+        if importlib.util.find_spec("bokeh") is None:
+            return ""
+        try:
+            return str(self.client.dashboard_link)
+        except KeyError:
+            return ""
 
     @property
     def workers(self) -> dict[str, dict[str, Any]]:
@@ -109,8 +120,7 @@ def local(profile: ClusterProfile, _run: Path) -> Iterator[Place]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
-            scheduler_kwargs=NO_PAGES,
+            dashboard_address="127.0.0.1:0",
             memory_limit=0,
             silence_logs=logging.CRITICAL,
         )
@@ -132,7 +142,7 @@ def one_per_gpu(profile: ClusterProfile, _run: Path) -> Iterator[Place]:
         f"gpu-{device}": {"cls": Nanny, "options": common | {"env": {"CUDA_VISIBLE_DEVICES": device}}}
         for device in devices[: profile.workers]
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | NO_PAGES}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | PAGES}
     with deaf_to_ctrl_c():
         cluster = SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)  # type: ignore[no-untyped-call]
     with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]

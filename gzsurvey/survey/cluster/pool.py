@@ -116,6 +116,24 @@ class DaskPool:
         """Blocks to hand out at a time: a few per worker, however many there are now."""
         return self._profile.tasks_per_worker * self.workers
 
+    def wait_for_both(self, seconds: float) -> None:
+        """Return when there are workers that predict and, where these do not fetch, workers that do.
+
+        Raises
+        ------
+        gzsurvey.errors.ClusterError
+            One kind is missing after so long; says how to start it.
+        """
+        retrieval, deadline = self._profile.retrieval, time.monotonic() + seconds
+        if retrieval is None:
+            return
+        for resource in (retrieval.inference_resource, retrieval.resource):
+            while not self._having(resource):
+                if time.monotonic() > deadline:
+                    problem = f"no worker has the resource {resource}; start some with --resources {resource}=1"
+                    raise ClusterError(self.place.name, problem)
+                time.sleep(1.0)
+
     def submit(self, task: BlockTask, elsewhere_than: str, /) -> Future[BlockSummary]:
         """Hand out a block, to another worker than one that failed where there is another."""
         others = [worker for worker in self.predicting if worker != elsewhere_than]

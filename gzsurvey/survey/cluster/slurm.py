@@ -19,7 +19,7 @@ from typing import Any
 from gzsurvey.errors import ClusterError
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.recipes.cluster import ClusterProfile, SlurmJob
-from gzsurvey.survey.cluster.places import NO_PAGES, RETRIES, Place, deaf_to_ctrl_c, say
+from gzsurvey.survey.cluster.places import PAGES, RETRIES, Place, deaf_to_ctrl_c, say
 
 LEAVE_BEFORE_S = 600
 """A worker leaves in order so long before its job's time is up,"""
@@ -78,7 +78,7 @@ def job_options(profile: ClusterProfile, job: SlurmJob, run: Path) -> dict[str, 
         "job_script_prologue": [*exports, *job.before],
         "job_extra_directives": directives,
         "worker_extra_args": [*lifetimes, "--no-dashboard", *_resources(job)],
-        "scheduler_options": NO_PAGES,
+        "scheduler_options": PAGES,
         "silence_logs": logging.CRITICAL,
     }
 
@@ -176,7 +176,7 @@ def inside_a_job(profile: ClusterProfile, run: Path) -> Iterator[Place]:
         raise ClusterError("--cluster slurm-job", "works inside a SLURM job; submit one that runs this command")
     assert profile.job is not None
     RunPaths(run).logs.mkdir(exist_ok=True)
-    options = {"interface": profile.job.interface} | NO_PAGES
+    options = {"interface": profile.job.interface} | PAGES
     scheduler = {"cls": Scheduler, "options": options}
     with (
         SpecCluster({}, scheduler, silence_logs=logging.CRITICAL) as cluster,  # type: ignore[no-untyped-call]
