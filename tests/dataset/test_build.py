@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 from collections_of_pictures import catalogue, png, recipe, zipped
-from cutouts.mosaics import at, write_quarters
 from PIL import Image
 
 from gzsurvey import dataset
-from gzsurvey.cutouts.open import open_source
-from gzsurvey.cutouts.source import Cutout, Request
-from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.dataset import building, pictures
 from gzsurvey.dataset import store as storing
 from gzsurvey.dataset.store import Store
-from gzsurvey.errors import OutputConflict, RecipeError, SourceError, TableError, TrainingError
-from gzsurvey.images.prepare import frame_of, prepare_cutout, prepare_picture
+from gzsurvey.errors import OutputConflict, RecipeError, SourceError, TableError
+from gzsurvey.images.prepare import prepare_picture
 from gzsurvey.progress import Progress
-from gzsurvey.recipes.preparation import Kind, Preparation, ScaleRule, Stretch
-from gzsurvey.training.data import refuse_flux
 
 IDS = [f"g{i:02d}" for i in range(20)]
 
@@ -246,32 +239,6 @@ def test_a_build_that_failed_before_its_first_chunk_blocks_nothing(tmp_path: Pat
     zipped(tmp_path / "a.zip", ["x", "y"])
     store = dataset.build(recipe(tmp_path, [{"name": "a", "images": "a.zip"}], seed=3), tmp_path / "store")
     assert len(store) == 2
-
-
-@pytest.mark.parametrize("kind", ["flux", "gz_euclid", "percentile", "asinh", "low_surface_brightness"])
-def test_a_store_holds_what_a_survey_shows(tmp_path: Path, kind: Kind) -> None:
-    write_quarters(tmp_path / "tiles")
-    places = [at(60, 80), at(150, 150), at(220, 90)]
-    ra, dec = zip(*places, strict=True)
-    pd.DataFrame({"id": range(3), "ra": ra, "dec": dec}).to_csv(tmp_path / "a.csv", index=False)
-    preparation = Preparation(
-        image_size=32, stretch=Stretch.model_validate({"kind": kind}), scale_rule=ScaleRule(kind="fixed", fov_arcsec=9)
-    )
-    source = {"name": "a", "images": f"mosaic:{tmp_path / 'tiles'}", "catalogue": "a.csv"}
-    made = recipe(tmp_path, [source]).model_copy(update={"preparation": preparation})
-    store = dataset.build(made, tmp_path / "store")
-    spec = SourceSpec(f"mosaic:{tmp_path / 'tiles'}")
-    rows = store.galaxies["id"].astype(int)
-    requests = [Request(n, str(n), *places[n], frame_of(preparation, 9.0)) for n in rows]
-    answers = dict(open_source(spec, preparation).fetch(requests))
-    for image, row in zip(store.images(np.arange(len(store))), rows, strict=True):
-        answer = answers[row]
-        assert isinstance(answer, Cutout)
-        np.testing.assert_array_equal(image, prepare_cutout(answer.pixels, preparation))
-        assert image.dtype == preparation.input_type
-    with pytest.raises(TrainingError, match="holds flux") if kind == "flux" else nullcontext():
-        refuse_flux(store)
-    assert Image.open(dataset.contact_sheet(store, tmp_path / "sheet.png")).size[0] > 0
 
 
 def test_a_mosaic_that_cannot_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
