@@ -90,7 +90,9 @@ def take_turn(python: str, way: str, sky: Path, suffix: str, count: int) -> dict
         return None
     turn = json.loads(done.stdout.splitlines()[-1]) | {"count": count, "load": os.getloadavg()[0]}
     turn["rate"] = len(BANDS) * count / turn["seconds"]
-    print(f"{way} {suffix}: {turn['rate']:,.0f}/s, load {turn['load']:.1f}", flush=True)
+    per_cpu = len(BANDS) * count / turn["cpu_seconds"]
+    rates = f"{turn['rate']:,.0f}/s, {per_cpu:,.0f} per processor second"
+    print(f"{way} {suffix}: {rates}, {turn['peak_mb']:,.0f} MB, load {turn['load']:.1f}", flush=True)
     return turn
 
 
