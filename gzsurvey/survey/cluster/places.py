@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import signal
 import threading
@@ -58,11 +57,12 @@ class Place:
     @property
     def dashboard(self) -> str:
         """Address of Dask's own page about the cluster; empty where it has none."""
-        if importlib.util.find_spec("bokeh") is None:
-            return ""
+        import requests
+
         try:
-            return str(self.client.dashboard_link)
-        except KeyError:
+            link = str(self.client.dashboard_link)
+            return link if requests.get(link, timeout=CONNECT_SECONDS).ok else ""
+        except (KeyError, requests.RequestException):
             return ""
 
     @property
