@@ -6,7 +6,7 @@
     python tests/benchmarks/bench_engine.py split --targets 20000 --rounds 3
     python tests/benchmarks/bench_engine.py overlap --targets 4000 --rounds 3
     python tests/benchmarks/bench_engine.py scale --folder BIG --targets 10000 100000 1000000
-    python tests/benchmarks/bench_engine.py scale --folder BIG --targets 10000000 --memory memory.csv
+    python tests/benchmarks/bench_engine.py scale --folder BIG --targets 10000000 --figure memory.png
 
 A real model of next to no cost (one convolution, 64 features) on galaxies that are drawn at next to no cost
 (``synthetic:``), so that what is measured is the engine. ``overhead``: the bare loop (fetch, prepare, predict; nothing
@@ -49,6 +49,7 @@ from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.inference import predict
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.recipes.cluster import ClusterProfile, RetrievalPool
+from gzsurvey.report.figures import new_figure
 from gzsurvey.survey import plan, run, worker
 from gzsurvey.survey.record import read_record
 from gzsurvey.survey.sources import requests
@@ -313,16 +314,20 @@ def scaling(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         for rows in options.targets:
             found.append(scale(rows, folder, running))
             print(shown_scale(found[-1]), file=sys.stderr, flush=True)
-            if options.memory:
-                write_memory(found[-1]["samples"], options.memory)
+    if options.figure:
+        draw_memory(found[-1]["samples"], f"{rows:,} targets on two workers", options.figure)
     return found
 
 
-def write_memory(samples: list[tuple[float, dict[str, float]]], path: Path) -> None:
-    names = list(samples[0][1])
-    lines = [",".join(["seconds", *names])]
-    lines += [",".join([f"{at:.0f}", *(f"{known[name]:.1f}" for name in names)]) for at, known in samples]
-    path.write_text("\n".join(lines) + "\n")
+def draw_memory(samples: list[tuple[float, dict[str, float]]], title: str, path: Path) -> None:
+    figure = new_figure(7, 3.5)
+    axes = figure.subplots()
+    times = [at / 60 for at, _ in samples]
+    for name in samples[0][1]:
+        axes.plot(times, [known[name] for _, known in samples], label=name)
+    axes.set(xlabel="minutes", ylabel="resident memory, MB", title=title, ylim=(0, None))
+    axes.legend(ncols=4, loc="lower right")
+    figure.savefig(path, dpi=110)
 
 
 def shown_scale(found: dict[str, Any]) -> str:
@@ -356,7 +361,7 @@ def main() -> None:
     part = parts.add_parser("scale")
     part.add_argument("--targets", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     part.add_argument("--folder", type=Path, help="Kept; a temporary one by default.")
-    part.add_argument("--memory", type=Path, help="Write the samples of the last size to this CSV.")
+    part.add_argument("--figure", type=Path, help="Draw the memory during the last size to this PNG.")
     options = parser.parse_args()
     about = {"what": options.what, "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
     with tempfile.TemporaryDirectory() as temporary:

@@ -150,8 +150,8 @@ def test_memory_that_grows_is_seen(tmp_path: Path) -> None:
     slopes = memory.slopes()
     assert slopes["flat"] == (100.0, 100.0, pytest.approx(0.0, abs=1e-12))
     assert slopes["growing"] == (119.5, 129.0, pytest.approx(19 / 119.5))
-    bench_engine.write_memory(memory.samples, tmp_path / "memory.csv")
-    assert (tmp_path / "memory.csv").read_text().startswith("seconds,flat,growing\n0,100.0,100.0\n")
+    bench_engine.draw_memory(memory.samples, "made up", tmp_path / "memory.png")
+    assert Image.open(tmp_path / "memory.png").width > 500
 
 
 @pytest.mark.slow
