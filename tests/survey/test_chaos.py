@@ -26,6 +26,7 @@ import pytest
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import read_rows
 from gzsurvey.recipes.cluster import load_cluster
+from gzsurvey.status import Status
 from gzsurvey.survey import plan, publish, run, status
 from gzsurvey.survey.activity import activities
 from gzsurvey.survey.record import read_record
@@ -214,6 +215,9 @@ def survive(
             started = time.monotonic()
             ordeal.endure(deadline_s)
             took = time.monotonic() - started
+        missed = status(disk / "killed").statuses.get(Status.SOURCE_FAILED, 0)
+        if missed:
+            run(disk / "killed", here, retry=[Status.SOURCE_FAILED])
     assert not ordeal.plan, f"finished before {ordeal.plan} could strike"
     assert status(disk / "killed").unfinished == 0
     assert read_record(disk / "killed").n_blocks == -(-rows // 256)
@@ -221,6 +225,7 @@ def survive(
     again = redone(disk / "killed", ordeal.kills)
     for struck in ordeal.kills:
         print(f"{struck.time:%H:%M:%S} {struck.kind:9s} at work {list(struck.blocks)}, {struck.finished} in the ledger")
+    print(f"{missed} targets missed while the service was dead, and asked for again")
     print(f"exit codes {ordeal.codes}; blocks begun again after a kill: {again}; {took:.0f} s")
     assert again, "no block was lost: the kills struck nothing"
     return ordeal
