@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +54,10 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
+def nothing() -> None:
+    """Look at nothing."""
+
+
 @dataclass
 class Reporter:
     """Keeps the file of this worker while it works on one block.
@@ -66,12 +70,15 @@ class Reporter:
         Which call of `run`.
     block, attempt, rows : int
         What is worked on.
+    look : callable
+        Called whenever the file is written.
     """
 
     run: Path
     session: str
     block: int
     attempt: int
+    look: Callable[[], None] = nothing
     rows: int = 0
     answered: int = 0
     seconds_waiting: float = 0.0
@@ -123,6 +130,7 @@ class Reporter:
             aside.replace(self._file)
         except OSError:
             return  # a note that cannot be written stops no work; the block says what is wrong with the disk
+        self.look()
 
 
 def activities(run: Path) -> list[Activity]:

@@ -118,14 +118,18 @@ class _Session:
         active: dict[Future[BlockSummary], BlockTask] = {}
         away: dict[int, str] = {}
         failures = 0
+
+        def look(came_back: int = 0) -> None:
+            watch.look(came_back, pool.workers)
+            progress.advance(0, _aside(pool.workers, failures, watch.in_work))
+
         while (waiting and not self.stopped) or active:
             while waiting and not self.stopped and len(active) < pool.window:
                 task = replace(waiting.popleft(), workers=pool.fetching)
-                active[pool.submit(task, away.pop(task.block, ""))] = task
+                active[pool.submit(task, away.pop(task.block, ""), look)] = task
             finished, _ = wait(active, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             pool.check()
-            watch.look(len(finished), pool.workers)
-            progress.advance(0, _aside(pool.workers, failures, watch.in_work))
+            look(len(finished))
             for future in finished:
                 task = active.pop(future)
                 summary = self._outcome(future, task)

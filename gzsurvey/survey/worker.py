@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from gzsurvey.recipes.cluster import RetrievalPool
 from gzsurvey.sky.blocks import Block
 from gzsurvey.status import Status
 from gzsurvey.survey import blocklog, checks, ledger
-from gzsurvey.survey.activity import Reporter
+from gzsurvey.survey.activity import Reporter, nothing
 from gzsurvey.survey.layout import layer_columns
 from gzsurvey.survey.record import RunRecord, read_record
 from gzsurvey.survey.retrieval import Arrival, Fetcher, Pieces, Retrieve
@@ -114,7 +114,7 @@ class _BlockRows:
     """Prepared images of the rows that are kept for checks."""
 
 
-def process(task: BlockTask) -> BlockSummary:
+def process(task: BlockTask, look: Callable[[], None] = nothing) -> BlockSummary:
     """Fetch, prepare, predict and store one block; its ledger entry comes last.
 
     Whatever stops it is recorded, and other blocks go on.
@@ -123,6 +123,8 @@ def process(task: BlockTask) -> BlockSummary:
     ----------
     task : BlockTask
         Which block of which run.
+    look : callable
+        Called every few seconds while the block goes forward.
 
     Returns
     -------
@@ -132,7 +134,7 @@ def process(task: BlockTask) -> BlockSummary:
     started = time.monotonic()
     run = Path(task.run)
     with _ONE_AT_A_TIME, blocklog.written(run, task.block, task.attempt):
-        reporter = Reporter(run, task.session, task.block, task.attempt)
+        reporter = Reporter(run, task.session, task.block, task.attempt, look)
         try:
             entry = _earlier(task, run) or _work(task, run, started, reporter)
         except Exception as error:

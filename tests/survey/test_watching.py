@@ -15,6 +15,7 @@ from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.synthetic import SyntheticSource
 from gzsurvey.errors import RunIncomplete
 from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import load_cluster
 from gzsurvey.survey import plan, run, status, worker
 from gzsurvey.survey.activity import Reporter, activities
@@ -53,7 +54,11 @@ def test_another_shell_sees_each_worker(run_dir: Path, monkeypatch: pytest.Monke
     source = Watched(run_dir)
     monkeypatch.setattr("gzsurvey.survey.activity.WRITE_SECONDS", 0.0)
     monkeypatch.setattr(worker, "open_sources", lambda *_: (source,))
+    monkeypatch.setattr("gzsurvey.survey.stall.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(Progress, "advance", lambda _self, _items=1, note="": notes.append(note))
+    notes: list[str] = []
     run(run_dir, HERE)
+    assert "1 worker, 100 more in work" in notes
     assert "a process works on it now" in source.seen
     assert "block 1, fetching and predicting, 100 of 244 answered (0s ago)" in source.seen
     assert not status(run_dir).workers

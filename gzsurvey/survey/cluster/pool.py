@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +40,11 @@ class Pool(Protocol):
         """Blocks to hand out at a time."""
         ...
 
-    def submit(self, task: BlockTask, elsewhere_than: str, /) -> Future[BlockSummary]:
-        """Hand out a block, to another worker than one that failed where there is another."""
+    def submit(self, task: BlockTask, elsewhere_than: str, look: Callable[[], None], /) -> Future[BlockSummary]:
+        """Hand out a block, to another worker than one that failed where there is another.
+
+        Where the block is worked on before this returns, `look` is called every few seconds.
+        """
         ...
 
     def check(self) -> None:
@@ -62,10 +66,10 @@ class SerialPool:
     def __init__(self, processes: int = 1) -> None:
         self.workers = self.fetching = processes
 
-    def submit(self, task: BlockTask, _elsewhere_than: str, /) -> Future[BlockSummary]:
+    def submit(self, task: BlockTask, _elsewhere_than: str, look: Callable[[], None], /) -> Future[BlockSummary]:
         """Work on a block now; an interruption leaves this function."""
         future: Future[BlockSummary] = Future()
-        future.set_result(process(task))
+        future.set_result(process(task, look))
         return future
 
     def check(self) -> None:
@@ -134,7 +138,7 @@ class DaskPool:
                     raise ClusterError(self.place.name, problem)
                 time.sleep(1.0)
 
-    def submit(self, task: BlockTask, elsewhere_than: str, /) -> Future[BlockSummary]:
+    def submit(self, task: BlockTask, elsewhere_than: str, _look: Callable[[], None], /) -> Future[BlockSummary]:
         """Hand out a block, to another worker than one that failed where there is another."""
         others = [worker for worker in self.predicting if worker != elsewhere_than]
         place = {"workers": others, "allow_other_workers": True} if elsewhere_than and others else {}
