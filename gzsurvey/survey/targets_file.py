@@ -64,11 +64,12 @@ def read_block_targets(run: Path, block: int, names: Sequence[str] | None = None
 def read_some_targets(run: Path, rows: NDArray[np.int64], block_rows: int) -> Columns:
     """Read the targets of some rows, ascending, of a run whose blocks have `block_rows` rows."""
     numbers = rows // block_rows
+    blocks = np.unique(numbers) if len(rows) else np.zeros(1, np.int64)
     parts = [
         {name: values[rows[numbers == number] - number * block_rows] for name, values in targets.items()}
-        for number, targets in ((int(n), read_block_targets(run, int(n))) for n in np.unique(numbers))
+        for number, targets in ((int(n), read_block_targets(run, int(n))) for n in blocks)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def target_columns(run: Path) -> list[str]:

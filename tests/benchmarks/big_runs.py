@@ -18,6 +18,7 @@ from outputs.catalogues import make_card
 
 from gzsurvey.card import Card, EmbeddingReference, VotesHead
 from gzsurvey.cutouts.spec import SourceSpec
+from gzsurvey.outputs.columns import layer_column
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import create_arrays, write_block
 from gzsurvey.sky.blocks import LARGEST_BLOCK, Block
@@ -73,7 +74,7 @@ def make_big_run(run: Path, rows: int, *, seed: int = 0, shared_ids: int = 0, bl
     first = next(blocks)
     dtypes = tuple(first[info.name].dtype for info in KEPT_COLUMNS)
     columns = TargetColumns(ID_COLUMN, np.dtype(np.int64), KEPT_COLUMNS, dtypes, True)
-    specs = array_specs(card, columns, ("psfsize_r",))
+    specs = array_specs(card, columns, (layer_column("psfsize_r"),))
     create_arrays(paths.zarr, specs, rows, block_rows, group_attributes(card, "0" * 64, ()))
     record = _record(rows, block_rows)
     with open_targets(run) as write_targets:

@@ -78,6 +78,12 @@ def test_every_target_is_predicted_once_and_in_sky_order(model: Path, targets: P
     assert array_attributes(tmp_path / "run/predictions.zarr")["mag"]["role"] == "kept"
 
 
+def test_a_plan_need_not_look_at_any_target(model: Path, targets: Path, tmp_path: Path) -> None:
+    planned = plan(tiny.job(model, targets, recipe=tiny.recipe(preview_targets=0)), tmp_path / "run", HERE)
+    assert "700 targets in 3 blocks" in str(planned)
+    assert not (tmp_path / "run/preview.png").exists()
+
+
 def test_checks_hold_what_the_model_saw(model: Path, targets: Path, tmp_path: Path) -> None:
     plan(tiny.job(model, targets), tmp_path / "run", HERE)
     run(tmp_path / "run", HERE)
