@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,8 @@ class _JsonLines(logging.Handler):
             line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
         try:
             self._path.parent.mkdir(exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with self._path.open("ab+") as file:
+                cut_short = file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+                file.write((b"\n" if cut_short else b"") + json.dumps(line).encode() + b"\n")
         except OSError:
             return  # a full disk is said by the block, not by its log

@@ -151,11 +151,18 @@ def redone(run_dir: Path, kills: list[Kill]) -> dict[int, int]:
     """Blocks that were being worked on at a kill and were begun again afterwards, with how often."""
     again: Counter[int] = Counter()
     for block in {block for struck in kills for block in struck.blocks}:
-        lines = [json.loads(line) for line in RunPaths(run_dir).block_log(block).read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in RunPaths(run_dir).block_log(block).read_text().splitlines() if whole(line)
+        ]
         begun = [datetime.fromisoformat(line["time"]) for line in lines if line["message"] == "begun"]
         struck_at = min(struck.time for struck in kills if block in struck.blocks)
         again[block] += sum(time > struck_at for time in begun)
     return {block: times for block, times in again.items() if times}
+
+
+def whole(line: str) -> bool:
+    """A full disk may have cut a line short."""
+    return line.endswith("}")
 
 
 def make_job(folder: Path, sky: SkyServer, rows: int) -> tiny.Job:

@@ -87,6 +87,14 @@ def test_each_block_has_a_log_of_all_attempts(run_dir: Path, monkeypatch: pytest
     assert all(0 < line["fetch_seconds"] < line["seconds"] for line in lines[1:])
 
 
+def test_a_line_that_a_full_disk_cut_short_spoils_no_other(run_dir: Path) -> None:
+    RunPaths(run_dir).logs.mkdir()
+    RunPaths(run_dir).block_log(0).write_text('{"time": "2026-')
+    run(run_dir, HERE)
+    lines = RunPaths(run_dir).block_log(0).read_text().splitlines()
+    assert [json.loads(line)["message"] for line in lines[1:]] == ["begun", "finished"]
+
+
 def test_a_full_disk_stops_the_run_in_one_line_and_nothing_is_lost(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
