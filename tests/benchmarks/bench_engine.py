@@ -127,14 +127,18 @@ def bare_processes(run_dir: Path, rows: int, processes: int) -> float:
 
 
 def rate(run_dir: Path) -> float:
-    """Galaxies per second between the first and the last moment of work, from the logs of the blocks."""
-    times = [
-        json.loads(line)["time"]
-        for log in RunPaths(run_dir).logs.glob("*.jsonl")
-        for line in log.read_text().splitlines()
-    ]
-    begun, ended = (datetime.fromisoformat(time) for time in (min(times), max(times)))
-    return read_record(run_dir).rows / (ended - begun).total_seconds()
+    """Galaxies per second of all workers together, each from the end of its first block to the end of its last."""
+    ends: dict[str, list[tuple[str, int]]] = {}
+    for log in RunPaths(run_dir).logs.glob("*.jsonl"):
+        for line in map(json.loads, log.read_text().splitlines()):
+            if line["message"] == "finished":
+                ends.setdefault(line["worker"], []).append((line["time"], sum(line["statuses"].values())))
+    return sum(_pace(sorted(blocks)) for blocks in ends.values())
+
+
+def _pace(blocks: list[tuple[str, int]]) -> float:
+    first, last = (datetime.fromisoformat(time) for time, _ in (blocks[0], blocks[-1]))
+    return sum(rows for _, rows in blocks[1:]) / max((last - first).total_seconds(), 1e-9)
 
 
 def engine(template: Path, name: str, profile: ClusterProfile) -> float:
