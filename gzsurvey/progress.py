@@ -80,6 +80,18 @@ class Progress:
         self._stream.flush()
 
 
+def timed(items: Iterable[Item]) -> Iterator[tuple[float, Item]]:
+    """Yield each item with the seconds it was waited for."""
+    source = iter(items)
+    while True:
+        asked = time.perf_counter()
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        yield time.perf_counter() - asked, item
+
+
 def is_first_process() -> bool:
     """Whether this process reports to the user: torchrun starts several, and numbers them."""
     return os.environ.get("RANK", "0") == "0"

@@ -17,7 +17,7 @@ import shutil
 import stat
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,8 +125,10 @@ def create_arrays(
         )
 
 
-def write_block(path: Path, aside: Path, block: int, values: Mapping[str, NDArray[Any]]) -> dict[str, Shard]:
-    """Write the shards of one block, each whole or not at all.
+def write_block(
+    path: Path, aside: Path, block: int, values: Mapping[str, NDArray[Any]], before: Callable[[], None] = lambda: None
+) -> dict[str, Shard]:
+    """Write the shards of one block: all are on disk before the first takes its place.
 
     Parameters
     ----------
@@ -138,6 +140,8 @@ def write_block(path: Path, aside: Path, block: int, values: Mapping[str, NDArra
         Its number: row `block` times the rows of a shard is its first.
     values : mapping of str to array, shape (n, ...)
         By array name; all arrays of the group, n rows each.
+    before : callable
+        Called when all are on disk, before the first replaces an earlier one.
 
     Returns
     -------
@@ -155,13 +159,18 @@ def write_block(path: Path, aside: Path, block: int, values: Mapping[str, NDArra
     """
     aside.mkdir(parents=True, exist_ok=True)
     contents = {name: _shard_content(path / name, block, rows) for name, rows in values.items()}
+    asides = {name: aside / f"{name}-{uuid.uuid4().hex}" for name in contents}
+    places = [path / name / "c" / key for name, (key, _) in contents.items()]
     # Waits for the disk, side by side: one flush of a busy disk takes as long as many.
     with ThreadPoolExecutor(FLUSHES) as pool:
-        settled = {
-            name: pool.submit(_settle, content, aside / f"{name}-{uuid.uuid4().hex}", path / name / "c" / key)
-            for name, (key, content) in contents.items()
-        }
-        return {name: shard.result() for name, shard in settled.items()}
+        try:
+            shards = list(pool.map(_flush, (content for _, content in contents.values()), asides.values()))
+            before()
+            list(pool.map(settle, asides.values(), places))
+        finally:
+            for file in asides.values():
+                file.unlink(missing_ok=True)
+    return dict(zip(contents, shards, strict=True))
 
 
 def _shard_content(path: Path, block: int, rows: NDArray[Any]) -> tuple[str, bytes]:
@@ -280,12 +289,11 @@ def settle(aside: Path, place: Path) -> None:
         os.close(folder)
 
 
-def _settle(content: bytes, aside: Path, place: Path) -> Shard:
-    try:
-        aside.write_bytes(content)
-        settle(aside, place)
-    finally:
-        aside.unlink(missing_ok=True)
+def _flush(content: bytes, aside: Path) -> Shard:
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     return Shard(len(content), hashlib.sha256(content).hexdigest())
 
 

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from gzsurvey.outputs.paths import RunPaths
+from gzsurvey.progress import timed
 from gzsurvey.recipes.base import Section
 from gzsurvey.survey.part import Part
 
@@ -94,18 +95,10 @@ class Reporter:
 
     def watch(self, answers: Iterable[T]) -> Iterator[T]:
         """Yield answers, counting them, and the time spent in waiting for each."""
-        stream = iter(answers)
-        while True:
-            started = time.monotonic()
-            try:
-                answer = next(stream)
-            except StopIteration:
-                return
-            finally:
-                now = time.monotonic()
-                self.seconds_waiting += now - started
+        for seconds, answer in timed(answers):
+            self.seconds_waiting += seconds
             self.answered += 1
-            if now - self._written >= WRITE_SECONDS:
+            if time.monotonic() - self._written >= WRITE_SECONDS:
                 self._write()
             yield answer
 

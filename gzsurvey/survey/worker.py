@@ -190,9 +190,13 @@ def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> led
     fill(runtime, block, targets, todo, rows, lambda wanted: reporter.watch(retrieve(wanted)))
     _check_faults(runtime.record, rows.values)
     reporter.enter("writing")
-    ledger.remove_entry(run, task.block)
-    checks.write(run, block, rows.values, rows.images, tuple(runtime.model.card.outputs))
-    shards = write_block(RunPaths(run).zarr, RunPaths(run).aside_of(task.block), task.block, rows.values)
+
+    def replace_earlier() -> None:
+        checks.write(run, block, rows.values, rows.images, tuple(runtime.model.card.outputs))
+        ledger.remove_entry(run, task.block)
+
+    paths = RunPaths(run)
+    shards = write_block(paths.zarr, paths.aside_of(task.block), task.block, rows.values, replace_earlier)
     statuses = Counter(int(status) for status in rows.values["status"])
     entry = _entry(
         task,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gzsurvey.dataset.store import Store
 from gzsurvey.errors import TrainingError
+from gzsurvey.progress import timed
 from gzsurvey.recipes.training import PretrainRecipe
 
 READ_AHEAD = 3
@@ -256,15 +257,9 @@ class Waiting:
 
     def watch(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield `items`, timing each."""
-        source = iter(items)
-        while True:
-            asked = time.perf_counter()
-            try:
-                item = next(source)
-            except StopIteration:
-                return
+        for seconds, item in timed(items):
             if self._since is not None:
-                self._waited += time.perf_counter() - asked
+                self._waited += seconds
             else:
                 self._since = time.perf_counter()
             yield item

@@ -87,6 +87,15 @@ class Services:
     """Every client address seen: one per connection."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def reset(self) -> None:
+        """Behave, forget what was asked, and serve only what was there at first."""
+        self.log.clear()
+        self.open_connections.clear()
+        self.replies.clear()
+        self.fault = lambda number, path, query: ""
+        self.rewrite = lambda query: query
+        self.token, self.longest_list = None, 1000
+
     @property
     def rate(self) -> float:
         """Requests a second over the whole log."""

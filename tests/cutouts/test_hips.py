@@ -39,14 +39,6 @@ def running(made: tuple[Path, Sky]) -> Iterator[Services]:
         yield services
 
 
-@pytest.fixture
-def services(running: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    running.log.clear()
-    running.fault = lambda number, path, query: ""
-    return running
-
-
 def open_hips(address: Path | str, bands: str | None = "r,r,r", **changes: object) -> HipsSource:
     spec = SourceSpec(
         f"hips:{address}", None if bands is None else tuple(bands.split(",")),

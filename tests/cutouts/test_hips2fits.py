@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from contracts.cutout_source import CutoutSourceContract
-from loopback import Services, jpeg, serving
-from skies import GALAXIES, SCALE, ask, get, position, simulated_sky
+from loopback import Services, jpeg
+from skies import GALAXIES, SCALE, ask, get, position
 
 from gzsurvey.cutouts.hips2fits import Hips2fitsSource
 from gzsurvey.cutouts.open import check_source
@@ -28,19 +28,6 @@ QUICK = Politeness(
     requests_per_s=500, connections=4, tries=3, backoff_s=0.01, timeout_s=5, cache_mb=0
 )  # fmt: skip
 FLUX = "hips2fits:SIM/P/sky/{band}"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Services]:
-    with serving(Services(simulated_sky())) as services:
-        yield services
-
-
-@pytest.fixture
-def services(running: Services) -> Services:
-    running.log.clear()
-    running.fault = lambda number, path, query: ""
-    return running
 
 
 def spec_of(text: str, services: Services, **changes: object) -> SourceSpec:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
 from contracts.cutout_source import CutoutSourceContract
-from loopback import Query, Services, serving
-from skies import GALAXIES, SCALE, ask, get, simulated_sky
+from loopback import Query, Services
+from skies import GALAXIES, SCALE, ask, get
 
 from gzsurvey.cutouts.legacy import LegacySource
 from gzsurvey.cutouts.open import check_source
@@ -26,21 +26,6 @@ from gzsurvey.status import Status
 
 PREPARATION = Preparation(image_size=48)
 QUICK = Politeness(requests_per_s=500, connections=4, tries=2, backoff_s=0.01, timeout_s=5, cache_mb=0)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Services]:
-    with serving(Services(simulated_sky())) as services:
-        yield services
-
-
-@pytest.fixture
-def services(running: Services) -> Services:
-    running.log.clear()
-    running.fault = lambda number, path, query: ""
-    running.replies.clear()
-    running.rewrite = lambda query: query
-    return running
 
 
 def open_legacy(services: Services, folder: Path, layer: str = "ls-dr10", bands: str = "g,r,z") -> LegacySource:

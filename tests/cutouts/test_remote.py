@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 from loopback import Query, Services, serving
-from skies import simulated_sky
 
 from gzsurvey.cutouts.remote.budget import HostBudget, Hosts
 from gzsurvey.cutouts.remote.cache import ReplyCache
@@ -26,20 +24,6 @@ QUICK = Politeness(
     requests_per_s=500, connections=4, tries=3, backoff_s=0.01, timeout_s=5, max_mb=1, cache_mb=10
 )  # fmt: skip
 IMPATIENT = QUICK.model_copy(update={"timeout_s": 0.2, "deadline_s": 0.3})
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Services]:
-    with serving(Services(simulated_sky())) as services:
-        yield services
-
-
-@pytest.fixture
-def services(running: Services) -> Services:
-    running.log.clear()
-    running.open_connections.clear()
-    running.fault = lambda number, path, query: ""
-    return running
 
 
 @pytest.fixture

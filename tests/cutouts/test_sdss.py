@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from contracts.cutout_source import CutoutSourceContract
-from loopback import Services, serving
-from skies import ask, get, simulated_sky
+from loopback import Services
+from skies import ask, get
 
 from gzsurvey.cutouts.open import check_source
 from gzsurvey.cutouts.remote.client import Client
@@ -23,19 +23,6 @@ from gzsurvey.status import Status
 
 PREPARATION = Preparation(image_size=48)
 QUICK = Politeness(requests_per_s=500, connections=4, tries=3, backoff_s=0.01, timeout_s=5, cache_mb=0)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Services]:
-    with serving(Services(simulated_sky())) as services:
-        yield services
-
-
-@pytest.fixture
-def services(running: Services) -> Services:
-    running.log.clear()
-    running.fault = lambda number, path, query: ""
-    return running
 
 
 @pytest.fixture

@@ -46,16 +46,6 @@ def running() -> Iterator[Services]:
         yield services
 
 
-@pytest.fixture
-def services(running: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("GZSURVEY_TOKEN", raising=False)
-    running.log.clear()
-    running.fault = lambda number, path, query: ""
-    running.token, running.longest_list = None, 1000
-    return running
-
-
 def open_sia(services: Services, what: str = "sia2", product: str | None = "science") -> SiaSource:
     source = open_source(spec_of(services, what, product), PREPARATION, politeness=QUICK)
     assert isinstance(source, SiaSource)

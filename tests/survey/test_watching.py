@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.synthetic import SyntheticSource
 from gzsurvey.errors import RunIncomplete
+from gzsurvey.outputs import zarr
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import load_cluster
 from gzsurvey.survey import plan, run, status, worker
 from gzsurvey.survey.activity import Reporter, activities
+from gzsurvey.survey.cluster.pool import DaskPool, SerialPool
 from gzsurvey.survey.stall import StallWatch
 from survey import tiny
 
@@ -100,10 +107,10 @@ def test_a_full_disk_stops_the_run_in_one_line_and_nothing_is_lost(
 ) -> None:
     real = worker.write_block
 
-    def full(path: Path, aside: Path, block: int, values: Any) -> Any:
+    def full(path: Path, aside: Path, block: int, *more: Any) -> Any:
         if block == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, aside, block, values)
+        return real(path, aside, block, *more)
 
     monkeypatch.setattr(worker, "write_block", full)
     with pytest.raises(RunIncomplete, match="its disk is full; free some space"):
@@ -111,6 +118,55 @@ def test_a_full_disk_stops_the_run_in_one_line_and_nothing_is_lost(
     assert len(RunPaths(run_dir).metrics.read_text().splitlines()) == 2  # tried once: the next try would find it full
     monkeypatch.undo()
     assert run(run_dir, HERE).already_finished == 1
+
+
+def test_a_disk_that_is_full_while_misses_are_tried_again_loses_no_block(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(run_dir, HERE)
+    before = (RunPaths(run_dir).ledger_entry(0).read_text(), zarr.read_rows(RunPaths(run_dir).zarr, 0, 256))
+    real = zarr._flush
+
+    def full(content: bytes, aside: Path) -> zarr.Shard:
+        if aside.name.startswith("status"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(content, aside)
+
+    monkeypatch.setattr(zarr, "_flush", full)
+    summary = worker.process(worker.BlockTask(str(run_dir), 0, "another session", retry=(20,)))
+    assert "its disk is full" in summary.cause
+    assert RunPaths(run_dir).ledger_entry(0).read_text() == before[0]
+    for name, values in zarr.read_rows(RunPaths(run_dir).zarr, 0, 256).items():
+        np.testing.assert_array_equal(values, before[1][name])
+    assert not [path for path in RunPaths(run_dir).aside.rglob("*") if path.is_file()]
+
+
+def test_a_failed_block_is_tried_again_elsewhere(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away: list[tuple[int, str]] = []
+
+    class TwoWorkers(SerialPool):
+        def submit(self, task: worker.BlockTask, elsewhere_than: str, *_: Any) -> Future[worker.BlockSummary]:
+            away.append((task.block, elsewhere_than))
+            done: Future[worker.BlockSummary] = Future()
+            broken = worker.BlockSummary(task.block, 0, {}, 0.1, "SourceFault: down", worker="tcp://a")
+            done.set_result(broken if task.block == 0 and task.attempt == 1 else worker.process(task))
+            return done
+
+    monkeypatch.setattr(sys.modules["gzsurvey.survey.run"], "open_pool", lambda *_: nullcontext(TwoWorkers()))
+    run(run_dir, HERE)
+    assert away == [(0, ""), (1, ""), (0, "tcp://a")]
+
+
+def test_elsewhere_is_any_other_worker(run_dir: Path) -> None:
+    asked: list[dict[str, Any]] = []
+    client = SimpleNamespace(
+        get_executor=lambda **options: asked.append(options) or SimpleNamespace(submit=lambda *_: Future())
+    )
+    place = SimpleNamespace(client=client, workers={"tcp://a": {}, "tcp://b": {}})
+    pool = DaskPool(place, HERE, run_dir)  # type: ignore[arg-type]
+    for elsewhere_than in ("", "tcp://a"):
+        pool.submit(worker.BlockTask(str(run_dir), 0, "s"), elsewhere_than, lambda: None)
+    assert asked == [{"pure": False}, {"pure": False, "workers": ["tcp://b"], "allow_other_workers": True}]
 
 
 def test_a_block_that_another_worker_finished_is_not_done_again(run_dir: Path) -> None:
