@@ -48,8 +48,12 @@ class Coverage:
 
     def maps(self) -> dict[str, Any]:
         """Return the `mocpy.MOC` of cells with a target, with a prediction, with a miss, by name."""
-        cells = {"requested": self.delivered | self.missing, "delivered": self.delivered, "missing": self.missing}
-        return {name: _moc(found) for name, found in cells.items()}
+        cells = {
+            "requested": (self.delivered, self.missing),
+            "delivered": (self.delivered,),
+            "missing": (self.missing,),
+        }
+        return {name: _moc(*found) for name, found in cells.items()}
 
     def write(self, folder: Path, footprint: Any | None) -> None:
         """Write the four maps; none for a run without positions.
@@ -80,8 +84,13 @@ def read_maps(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
         yield name, MOC.from_fits(folder / f"{name}.fits")
 
 
-def _moc(cells: Cells) -> Any:
+def _moc(*cells: Cells) -> Any:
+    """Return the map of what is in any of some sets; one twelfth of the sky at a time, whose numbers need memory."""
     from mocpy import MOC
 
-    found = np.flatnonzero(cells).astype(np.uint64)
-    return MOC.from_healpix_cells(found, np.full(len(found), ORDER, dtype=np.uint8), ORDER)
+    moc = MOC.new_empty(ORDER)
+    for start in range(0, 12 * 4**ORDER, 4**ORDER):
+        found = start + np.flatnonzero(np.logical_or.reduce([one[start : start + 4**ORDER] for one in cells]))
+        if len(found):
+            moc |= MOC.from_healpix_cells(found.astype(np.uint64), np.uint8(ORDER), ORDER)
+    return moc

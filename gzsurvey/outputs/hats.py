@@ -224,7 +224,7 @@ class _Writer:
         """Write ``id_index/``."""
         folder, id_column, n_rows = self.folder / INDEX, self.rows.columns[0], len(self.rows.catalogue)
         folder.mkdir()
-        write_id_index(folder / DATASET, id_column, self.rows.index, n_rows)
+        write_id_index(folder / DATASET, id_column, self.rows.index())
         about: dict[str, Any] = {
             "obs_collection": INDEX,
             "dataproduct_type": "index",

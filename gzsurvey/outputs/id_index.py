@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
-from gzsurvey.outputs.buckets import Entries, sorted_buckets
-from gzsurvey.outputs.columns import Column
-from gzsurvey.outputs.parquet import Dataset
+import numpy as np
+import pyarrow as pa
 
+from gzsurvey.outputs.columns import Column
+from gzsurvey.outputs.opened import Rows
+from gzsurvey.outputs.parquet import Dataset
+from gzsurvey.sky.spool import Spool
+
+SORT_MB = 64
+"""Memory in which ids are sorted; what does not fit goes to disk."""
 _ROWS_PER_GROUP = 16_384
 """So that a look-up reads little: each group of rows knows its least and greatest id."""
+_ROWS_PER_FILE = 16 * _ROWS_PER_GROUP
 
 
-def write_id_index(folder: Path, id_column: Column, entries: Entries, n_rows: int) -> None:
-    """Write the files of an index.
+def write_id_index(folder: Path, id_column: Column, entries: Iterable[Rows]) -> None:
+    """Write the files of an index, in bounded memory.
 
     Parameters
     ----------
@@ -21,14 +31,17 @@ def write_id_index(folder: Path, id_column: Column, entries: Entries, n_rows: in
         ``id_index/dataset``.
     id_column : Column
         Its ids are in the column of this name.
-    entries : callable
-        Gives, at each call, all rows.
-    n_rows : int
-        How many there are.
+    entries : iterable of dict of str to array, shape (n,)
+        All rows, some at a time.
     """
-    dataset = None
-    for number, rows in enumerate(sorted_buckets(entries, id_column.name, n_rows, folder.parent)):
-        dataset = dataset or Dataset(folder, rows.schema)
-        dataset.write(Path("index", f"part-{number:05d}.parquet"), rows, _ROWS_PER_GROUP)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside, closing(Spool(Path(aside, "ids"), SORT_MB)) as spool:
+        for rows in entries:
+            spool.append({name: np.ma.asarray(values) for name, values in rows.items()})
+        spool.seal()
+        dataset = None
+        for number, rows in enumerate(spool.read([id_column.name], _ROWS_PER_FILE)):
+            table = pa.table({name: values.data for name, values in rows.items()})
+            dataset = dataset or Dataset(folder, table.schema)
+            dataset.write(Path("index", f"part-{number:05d}.parquet"), table, _ROWS_PER_GROUP)
     if dataset:
         dataset.finish()

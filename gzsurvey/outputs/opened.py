@@ -99,8 +99,7 @@ class Catalogue:
         """Count rows whose `name`, an ascending column, is below each value; int64, shape of `values`."""
         counts = np.zeros(len(values), dtype=np.int64)
         for part in self.parts:
-            counts += _lower_bounds(part.records[name], values)
-            part.release()
+            counts += _lower_bounds(part, name, values)
         return counts
 
 
@@ -145,8 +144,9 @@ def _selection(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     return slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows
 
 
-def _lower_bounds(column: NDArray[Any], values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count cells below each value by bisection, touching only the pages that it looks at."""
+def _lower_bounds(part: FitsTable, name: str, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count cells below each value by bisection, touching only the pages that it looks at, and holding none."""
+    column = part.records[name]
     low = np.zeros(len(values), dtype=np.int64)
     high = np.full(len(values), len(column), dtype=np.int64)
     while (low < high).any():
@@ -155,4 +155,5 @@ def _lower_bounds(column: NDArray[Any], values: NDArray[np.int64]) -> NDArray[np
         below = open_ones.copy()
         below[open_ones] = column[middle[open_ones]] < values[open_ones]
         low, high = np.where(below, middle + 1, low), np.where(open_ones & ~below, middle, high)
+        part.release()
     return low

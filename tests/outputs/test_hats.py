@@ -11,8 +11,8 @@ import pytest
 from astropy.io import fits
 from scipy.spatial import cKDTree
 
-from gzsurvey.outputs import buckets, hats
 from gzsurvey.outputs import columns as c
+from gzsurvey.outputs import hats, id_index
 from gzsurvey.outputs.fits import open_table
 from gzsurvey.outputs.hats import HATS_HEALPIX, MARGIN_ARCSEC, margin_rows, partitions, write_hats
 from gzsurvey.outputs.opened import Catalogue, open_catalogue
@@ -70,7 +70,7 @@ def test_a_margin_holds_every_neighbour_across_a_border(tmp_path: Path) -> None:
 
 
 def test_the_index_is_sorted_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", 500)
+    monkeypatch.setattr(id_index, "_ROWS_PER_FILE", 500)
     rng = np.random.default_rng(2)
     catalogue = make_catalogue(tmp_path / "few.fits", rng.uniform(0, 9, 2600), rng.uniform(0, 9, 2600))
     write_hats(tmp_path / "hats", catalogue, ["id"], "2026-01-01T00:00:00", 200)
