@@ -18,7 +18,7 @@ from gzsurvey.catalogue import crossmatch as start_crossmatch
 from gzsurvey.comparison.page import render
 from gzsurvey.comparison.paths import ComparisonPaths
 from gzsurvey.comparison.tally import COLUMNS, FEWEST, Floats, Tally, as_columns, quantile_edges
-from gzsurvey.errors import OutputConflict, TableError
+from gzsurvey.errors import TableError
 from gzsurvey.expressions import find_names
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.aside import written_aside
@@ -30,6 +30,7 @@ from gzsurvey.outputs.text import open_ecsv
 from gzsurvey.sky.columns import R50_NAMES
 from gzsurvey.sky.tables import Chunk
 from gzsurvey.sky.targets import positions
+from gzsurvey.survey.record import check_same
 from gzsurvey.votes.fractions import LEAST_ASKED
 
 RADIUS = "1arcsec"
@@ -222,12 +223,8 @@ def _identity(source: Path | str) -> Any:
 
 def _claim(paths: ComparisonPaths, inputs: dict[str, Any]) -> None:
     """Take a directory for this comparison, or refuse one of another."""
-    now = json.loads(json.dumps(inputs))
     if paths.inputs.is_file():
-        earlier = json.loads(paths.inputs.read_text(encoding="utf-8"))
-        differences = [f"{key} was {earlier.get(key)}, now {now[key]}" for key in now if earlier.get(key) != now[key]]
-        if differences:
-            raise OutputConflict(paths.out, differences)
+        check_same(paths.out, json.loads(paths.inputs.read_text(encoding="utf-8")), inputs)
     paths.out.mkdir(parents=True, exist_ok=True)
     with written_aside(paths.inputs) as aside:
-        aside.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")

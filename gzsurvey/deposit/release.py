@@ -15,7 +15,7 @@ from gzsurvey.deposit.citation import citation, zenodo
 from gzsurvey.deposit.paths import ReleasePaths
 from gzsurvey.deposit.products import require_published, take_products
 from gzsurvey.deposit.readmes import cds_readme, readme
-from gzsurvey.errors import OutputConflict, RecipeError
+from gzsurvey.errors import RecipeError
 from gzsurvey.outputs.aside import folder_written_aside
 from gzsurvey.outputs.opened import open_catalogue
 from gzsurvey.outputs.paths import RunPaths
@@ -23,6 +23,7 @@ from gzsurvey.outputs.provenance import sha256_of
 from gzsurvey.recipes.authors import load_authors
 from gzsurvey.survey.checksums import checksums_of, read_checksums, write_checksums
 from gzsurvey.survey.finished import open_finished
+from gzsurvey.survey.record import check_same
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,7 @@ def _is_made(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """Tell whether a release of these inputs is there; refuse a folder with anything else in it."""
     made = ReleasePaths(folder).inputs
     if made.is_file():
-        earlier = json.loads(made.read_text(encoding="utf-8"))
-        differences = [
-            f"{key} was {earlier.get(key)}, now {now}" for key, now in inputs.items() if earlier.get(key) != now
-        ]
-        if differences:
-            raise OutputConflict(folder, differences)
+        check_same(folder, json.loads(made.read_text(encoding="utf-8")), inputs)
         return True
     if folder.exists() and any(folder.iterdir()):
         raise RecipeError(str(folder), "holds other things than a release; choose a new folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -155,22 +156,31 @@ def write_record(run: Path, record: RunRecord) -> None:
     settle(aside, paths.plan)
 
 
-def check_same(run: Path, earlier: RunRecord, inputs: dict[str, Any]) -> None:
-    """Refuse to go on with a RUN that was planned from other inputs.
+def check_same(out: Path, earlier: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Refuse to go on with a RUN, or another directory, that was made from other inputs.
+
+    Parameters
+    ----------
+    out : Path
+        The directory.
+    earlier : mapping
+        What it was made from, by name, as JSON gives it.
+    inputs : mapping
+        What it would be made from now.
 
     Raises
     ------
     gzsurvey.errors.OutputConflict
         Says what was and what is now.
     """
-    now = json.loads(json.dumps(inputs))
+    now = json.loads(json.dumps(dict(inputs)))
     differences = [
-        f"{key} was {_short(earlier.inputs.get(key))}, now {_short(now.get(key))}"
-        for key in dict.fromkeys([*earlier.inputs, *now])
-        if earlier.inputs.get(key) != now.get(key)
+        f"{key} was {_short(earlier.get(key))}, now {_short(now.get(key))}"
+        for key in dict.fromkeys([*earlier, *now])
+        if earlier.get(key) != now.get(key)
     ]
     if differences:
-        raise OutputConflict(run, differences)
+        raise OutputConflict(out, differences)
 
 
 def _short(value: Any) -> str:

@@ -66,7 +66,7 @@ def test_two_runs_and_their_statuses(run: Path, tmp_path: Path) -> None:
     assert (found.pairs, round(found.rms, 6)) == (N, 0)
     page = (tmp_path / "out/comparison.html").read_text()
     assert "20 the source has no image" in page
-    with pytest.raises(OutputConflict, match=r"by was \['psfsize_r'\], now \['mag_r'\]"):
+    with pytest.raises(OutputConflict, match=r'by was \["psfsize_r"\], now \["mag_r"\]'):
         gzsurvey.compare(run, str(tmp_path / "later"), tmp_path / "out")
 
 
