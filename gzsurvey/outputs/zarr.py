@@ -30,8 +30,12 @@ from gzsurvey.outputs.columns import Column
 
 ROWS_PER_CHUNK = 1024
 """Rows that are compressed together inside a shard: reading one row reads no more."""
+VALUES_PER_CHUNK = 16_384
+"""The same of an array with one value a row: small chunks cost more time than they save."""
 _READERS = 2
 """Threads that decompress chunks: each more holds on to memory of its own."""
+_CHUNKS_AT_A_TIME = 64
+"""That Zarr hands to its codecs together: handing them over one by one takes an eighth of a reader's time."""
 FLUSHES = 8
 """Files that are flushed to disk at a time."""
 Role = Literal["id", "row", "layer", "kept", "size", "output"]
@@ -108,9 +112,9 @@ def create_arrays(
 
     shutil.rmtree(path, ignore_errors=True)
     group = zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
-    chunk = math.gcd(block_rows, ROWS_PER_CHUNK)
     for spec in specs:
         inner = spec.inner_shape
+        chunk = math.gcd(block_rows, ROWS_PER_CHUNK if inner else VALUES_PER_CHUNK)
         group.create_array(
             spec.name,
             shape=(rows, *inner),
@@ -180,7 +184,7 @@ def _shard_content(path: Path, block: int, rows: NDArray[Any]) -> tuple[str, byt
 
     metadata = default_buffer_prototype().buffer.from_bytes((path / "zarr.json").read_bytes())
     kept: dict[str, Any] = {"zarr.json": metadata}
-    with zarr.config.set({"array.write_empty_chunks": True}):
+    with zarr.config.set({"array.write_empty_chunks": True, "codec_pipeline.batch_size": _CHUNKS_AT_A_TIME}):
         array: Any = zarr.open_array(zarr.storage.MemoryStore(kept), mode="r+")
         start = block * array.shards[0]
         _check_shape(path.name, rows, array, start)
@@ -208,7 +212,7 @@ def read_rows(path: Path, start: int, stop: int, names: Sequence[str] | None = N
     """
     import zarr
 
-    with zarr.config.set({"threading.max_workers": _READERS}):
+    with zarr.config.set({"threading.max_workers": _READERS, "codec_pipeline.batch_size": _CHUNKS_AT_A_TIME}):
         group = zarr.open_group(path, mode="r", use_consolidated=False)
         wanted = sorted(group.array_keys()) if names is None else names
         return {name: _plain(np.asarray(_array(group, name)[start:stop])) for name in wanted}

@@ -12,11 +12,14 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
-from pydantic import ConfigDict, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, ValidationError, model_validator
 
 from gzsurvey.errors import RunBusy
+from gzsurvey.outputs.columns import STATUS
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import Shard, settle, shard_size
 from gzsurvey.recipes.base import Section
@@ -36,6 +39,8 @@ class BlockResult(Section):
     rows: int
     statuses: dict[int, int] = {}
     """Targets by status code."""
+    text_widths: dict[str, int] = {}
+    """Characters of the longest text in each array of text; a finished block has such arrays."""
     seconds: float
     fetch_seconds: float = 0.0
     """Of these, waiting for images."""
@@ -49,6 +54,12 @@ class BlockResult(Section):
     finished: str
     """ISO 8601, UTC."""
 
+    @model_validator(mode="after")
+    def _knows_its_texts(self) -> BlockResult:
+        if self.state == "done" and not self.text_widths:
+            raise ValueError("'text_widths' is missing")
+        return self
+
 
 class LedgerEntry(BlockResult):
     """The entry of one block."""
@@ -57,6 +68,22 @@ class LedgerEntry(BlockResult):
 
     shards: dict[str, Shard] = {}
     """By array name."""
+
+
+def contents(values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what the entry of a finished block says of its arrays, shape (n, ...), by name."""
+    codes, counts = np.unique(values[STATUS.name], return_counts=True)
+    return {
+        "rows": len(values[STATUS.name]),
+        "statuses": dict(zip(codes.tolist(), counts.tolist(), strict=True)),
+        "text_widths": text_widths(values),
+    }
+
+
+def text_widths(columns: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return the characters of the longest text, 1 at least, of those columns, shape (n,), that hold text."""
+    texts = {name: values.tolist() for name, values in columns.items() if values.dtype.kind in "UO"}
+    return {name: max([1, *map(len, values)]) for name, values in texts.items()}
 
 
 ResultT = TypeVar("ResultT", bound=BlockResult)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from gzsurvey.errors import CardMismatch, RunIncomplete, TableError
 from gzsurvey.outputs import columns as c
-from gzsurvey.outputs.buckets import sorted_buckets
+from gzsurvey.outputs.id_index import SORT_MB
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import Shard, create_arrays, group_attributes_of, read_rows, stored_specs, write_block
 from gzsurvey.sky.blocks import Block
+from gzsurvey.sky.spool import ID, ROW, Spool
 from gzsurvey.survey import checks, ledger
 from gzsurvey.survey.describe import finished_time
 from gzsurvey.survey.finished import FinishedRun, open_finished
@@ -25,6 +27,7 @@ from gzsurvey.survey.record import CutRecord, RunRecord, SourceRecord, check_sam
 from gzsurvey.survey.targets_file import Columns, open_targets, read_block_targets, target_columns
 
 Numbers = NDArray[np.int64]
+_IDS_AT_A_TIME = 65_536
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def merge(runs: Sequence[Path], out: Path) -> Path:
     }
     paths = RunPaths(out)
     if paths.plan.is_file():
-        check_same(out, read_record(out), inputs)
+        check_same(out, read_record(out).inputs, inputs)
         return publish(out)
     out.mkdir(parents=True, exist_ok=True)
     with ledger.locked(out):
@@ -98,11 +101,6 @@ def merge(runs: Sequence[Path], out: Path) -> Path:
         _write_blocks(opened, replaced, record, out)
         write_record(out, record)
     return publish(out)
-
-
-def _digest(run: FinishedRun) -> str:
-    _, digest = ledger.digest(run.run_dir, run.entries)
-    return digest
 
 
 def _check_alike(runs: Sequence[FinishedRun]) -> None:
@@ -129,21 +127,23 @@ def _check_alike(runs: Sequence[FinishedRun]) -> None:
 
 def _replaced(runs: Sequence[FinishedRun], place: Path) -> list[NDArray[np.bool_]]:
     """Return for each run which of its rows stand in a later one, by id."""
-    found = [np.zeros(run.record.rows, dtype=bool) for run in runs]
-
-    def entries() -> Iterator[dict[str, NDArray[Any]]]:
-        for number, run in enumerate(runs):
+    starts = np.cumsum([0, *(run.record.rows for run in runs)])
+    found = np.zeros(starts[-1], dtype=bool)
+    with closing(Spool(place / "ids", SORT_MB)) as spool:
+        for run, start in zip(runs, starts, strict=False):
             for block in run.record.blocks:
                 ids = read_block_targets(run.run_dir, block.number, ["id"])["id"]
-                yield {"id": ids, "run": np.full(block.rows, number), "row": np.arange(block.start, block.stop)}
-
-    for table in sorted_buckets(entries, "id", sum(run.record.rows for run in runs), place):
-        ids = table["id"].to_numpy(zero_copy_only=False)
-        again = np.flatnonzero(ids[:-1] == ids[1:])
-        numbers, rows = table["run"].to_numpy()[again], table["row"].to_numpy()[again]
-        for number in np.unique(numbers):
-            found[number][rows[numbers == number]] = True
-    return found
+                rows = start + np.arange(block.start, block.stop)
+                spool.append({ID: np.ma.asarray(ids), ROW: np.ma.asarray(rows)})
+        spool.seal()
+        last: tuple[Any, int] = (None, 0)
+        for rows in spool.read([ID, ROW], _IDS_AT_A_TIME):
+            ids, numbers = rows[ID].data, rows[ROW].data
+            found[numbers[:-1][ids[:-1] == ids[1:]]] = True
+            if last[0] == ids[0]:
+                found[last[1]] = True
+            last = ids[-1], numbers[-1]
+    return np.split(found, starts[1:-1])
 
 
 def _record(runs: Sequence[FinishedRun], inputs: dict[str, Any], rows: int) -> RunRecord:
@@ -234,13 +234,11 @@ def _write_blocks(
 def _entry(
     block: Block, values: Mapping[str, NDArray[Any]], shards: Mapping[str, Shard], runs: Sequence[FinishedRun]
 ) -> ledger.LedgerEntry:
-    codes, counts = np.unique(values[c.STATUS.name], return_counts=True)
     like = next(iter(runs[-1].entries.values()))
     return ledger.LedgerEntry(
         block=block.number,
         state="done",
-        rows=block.rows,
-        statuses=dict(zip(codes.tolist(), counts.tolist(), strict=True)),
+        **ledger.contents(values),
         shards=dict(shards),
         seconds=0.0,
         provider=like.provider,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ from gzsurvey.outputs.paths import is_there, parts_list
 from gzsurvey.outputs.prevalence import Shares, estimated_shares, parse_prevalence
 from gzsurvey.outputs.rows import Rows, catalogue_rows, friendly_rows, mean_over_members
 from gzsurvey.outputs.zarr import consolidate, read_rows
-from gzsurvey.sky.blocks import Block
 from gzsurvey.sky.footprint import parse_footprint
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
@@ -34,11 +33,16 @@ from gzsurvey.survey.describe import finished_time, header_parameters, provenanc
 from gzsurvey.survey.finished import FinishedRun, measured, open_finished
 from gzsurvey.survey.record import RunRecord
 from gzsurvey.survey.streams import in_order
+from gzsurvey.survey.targets_file import Columns
 
 _ESTIMATED_FROM = 200_000
 """Predictions that a prevalence is estimated from: their sampling noise is then below 0.2 %."""
-_THREADS = 2
-"""One makes the rows of the next block while another writes those of the last: each more costs 50 MB."""
+_ROWS_AT_A_TIME = 4096
+"""Rows that are made together: memory is theirs, however large a block is."""
+_MOST_THREADS = 4
+"""That make rows, side by side: each more costs some 20 MB."""
+_READ_AHEAD = 2
+"""Blocks that are held: one that is read while rows of the other are made."""
 
 
 def publish(
@@ -136,7 +140,7 @@ def _write_tables(run: FinishedRun, layouts: Sequence[Layout], part_bytes: int |
             for layout in layouts
         }
         missing = files.enter_context(open_missing(run.paths.missing, full.stored.target_id))
-        for stored, rows in in_order(partial(_rows, run, full), run.record.blocks, _THREADS):
+        for stored, rows in _rows(run, full):
             for flavour, table in tables.items():
                 table.append(friendly_rows(rows, full) if flavour == "friendly" else rows)
             missing.append(stored)
@@ -144,10 +148,26 @@ def _write_tables(run: FinishedRun, layouts: Sequence[Layout], part_bytes: int |
     return coverage
 
 
-def _rows(run: FinishedRun, full: Layout, block: Block) -> tuple[Rows, Rows]:
-    """Return the arrays of a block, and its rows in the full catalogue."""
-    stored, targets = run.rows(block)
-    return stored, catalogue_rows(stored, full, measured(targets))
+def _rows(run: FinishedRun, full: Layout) -> Iterator[tuple[Rows, Rows]]:
+    """Yield arrays of the run, some rows at a time, and the same rows in the full catalogue."""
+
+    def make(part: tuple[Rows, Columns]) -> tuple[Rows, Rows]:
+        stored, targets = part
+        return stored, catalogue_rows(stored, full, measured(targets))
+
+    blocks = in_order(run.rows, run.record.blocks, _READ_AHEAD)
+    parts = (part for stored, targets in blocks for part in _parts(stored, targets))
+    return in_order(make, parts, 1 + min(os.cpu_count() or 1, _MOST_THREADS))
+
+
+def _parts(stored: Rows, targets: Columns) -> Iterator[tuple[Rows, Columns]]:
+    for start in range(0, len(targets["id"]), _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        yield _cut(stored, rows), _cut(targets, rows)
+
+
+def _cut(arrays: Mapping[str, NDArray[Any]], rows: slice) -> dict[str, NDArray[Any]]:
+    return {name: values[rows] for name, values in arrays.items()}
 
 
 def footprint(record: RunRecord) -> Any | None:

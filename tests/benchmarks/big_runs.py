@@ -180,14 +180,12 @@ def _record(rows: int, block_rows: int) -> RunRecord:
 
 def _finish(run: Path, block: Block, values: Arrays) -> None:
     shards = write_block(RunPaths(run).zarr, RunPaths(run).aside, block.number, values)
-    codes, counts = np.unique(values["status"], return_counts=True)
     ledger.write_entry(
         run,
         ledger.LedgerEntry(
             block=block.number,
             state="done",
-            rows=block.rows,
-            statuses=dict(zip(codes.tolist(), counts.tolist(), strict=True)),
+            **ledger.contents(values),
             shards=shards,
             seconds=1.5,
             provider="cpu",

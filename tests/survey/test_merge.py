@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ def test_again_it_finishes_at_once_and_others_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_last_named_wins_whatever_its_position(tmp_path: Path) -> None:
+def test_the_last_named_wins_whatever_its_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["gzsurvey.survey.merge"], "_IDS_AT_A_TIME", 7)
     first = make_run(tmp_path / "first", n=600)
     later = {"ra": first["ra"][:300], "dec": first["dec"][:300], "healpix_29": first["healpix_29"][:300]}
     ids = np.arange(10_000, 10_300)

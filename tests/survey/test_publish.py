@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from gzsurvey.errors import CardMismatch, RunIncomplete
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.prevalence import estimated_shares
 from gzsurvey.outputs.provenance import sha256_of
+from gzsurvey.outputs.rows import catalogue_rows
 from gzsurvey.status import Status
 from gzsurvey.survey import ledger
+from gzsurvey.survey.finished import open_finished
 from gzsurvey.survey.publish import publish
 from gzsurvey.survey.verify import verify
 
@@ -43,6 +46,36 @@ def test_one_row_per_target_in_order(published: tuple[Path, dict[str, np.ndarray
         np.testing.assert_array_equal(data["ra"], block["ra"])
         np.testing.assert_array_equal(data["psfsize_r"], block["psfsize_r"])
         assert list(data["image_id"]) == list(block["image_id"])
+
+
+def test_rows_are_made_a_few_at_a_time_however_large_a_block_is(
+    published: tuple[Path, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, lengths = sys.modules["gzsurvey.survey.publish"], []
+
+    def noted(stored: dict[str, np.ndarray], *more: object) -> dict[str, np.ndarray]:
+        lengths.append(len(stored["id"]))
+        return catalogue_rows(stored, *more)
+
+    monkeypatch.setattr(module, "catalogue_rows", noted)
+    monkeypatch.setattr(module, "_ROWS_AT_A_TIME", 100)
+    make_run(tmp_path / "run", n=N)
+    publish(tmp_path / "run")
+    assert lengths == [100, 100, 56, 100, 100, 56, 88]
+    for name in ("catalogue_full.fits", "missing.ecsv", "moc/missing.fits"):
+        assert sha256_of(tmp_path / "run" / name) == sha256_of(published[0] / name)
+
+
+def test_widths_of_text_come_from_the_ledger(
+    published: tuple[Path, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, block = published
+    stored = open_finished(run).stored
+    for width, name in ((stored.image_id_width, "image_id"), (stored.kept[2].width, "field")):
+        assert width == max(map(len, block[name].tolist()))
+    path = RunPaths(run).ledger_entry(0)
+    monkeypatch.setattr(type(path), "read_bytes", lambda path: path.read_text().replace("text_widths", "x").encode())
+    assert not open_finished(run).entries
 
 
 @pytest.mark.parametrize("name", ["catalogue.fits", "catalogue_full.fits"])
