@@ -35,9 +35,32 @@ def embedding_distance(
     score : float32, shape (N,)
         Share of held-out training galaxies that lie nearer, 0 to 1.
     """
-    mean = np.asarray(reference.mean)
-    components = np.asarray(reference.components)
-    distance = _distances(np.asarray(embedding, dtype=np.float64), mean, components, np.asarray(reference.scales))
+    return distance_of_coordinates(principal_coordinates(embedding, reference), reference)
+
+
+def principal_coordinates(embedding: NDArray[np.floating], reference: EmbeddingReference) -> NDArray[np.float64]:
+    """Coordinates along the principal components of the training galaxies.
+
+    Parameters
+    ----------
+    embedding : float, shape (N, D)
+        NaN where there is no prediction.
+    reference : EmbeddingReference
+        The card's.
+
+    Returns
+    -------
+    float64, shape (N, K + 1)
+        Distances from the mean along each component; last the length of what these leave over.
+    """
+    return _coordinates(embedding, np.asarray(reference.mean), np.asarray(reference.components))
+
+
+def distance_of_coordinates(
+    coordinates: NDArray[np.floating], reference: EmbeddingReference
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the same as `embedding_distance` of galaxies whose `principal_coordinates`, (N, K + 1), are known."""
+    distance = _lengths(coordinates, np.asarray(reference.scales))
     quantiles = np.asarray(reference.quantiles)
     score = np.interp(distance, quantiles, np.linspace(0.0, 1.0, len(quantiles)))
     return distance.astype(np.float32), score.astype(np.float32)
@@ -72,7 +95,7 @@ def fit_reference(training: NDArray[np.floating], held_out: NDArray[np.floating]
     components = _upright(directions[:k])
     residual = np.sqrt(max(variance[k:].sum(), 1e-6 * variance.sum()))
     scales = np.append(np.sqrt(variance[:k]), residual)
-    distances = _distances(np.asarray(held_out, dtype=np.float64), mean, components, scales)
+    distances = _lengths(_coordinates(held_out, mean, components), scales)
     return EmbeddingReference(
         mean=tuple(map(float, mean)),
         components=tuple(tuple(map(float, row)) for row in components),
@@ -81,18 +104,19 @@ def fit_reference(training: NDArray[np.floating], held_out: NDArray[np.floating]
     )
 
 
-def _distances(
-    embedding: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    components: NDArray[np.float64],
-    scales: NDArray[np.float64],
+def _coordinates(
+    embedding: NDArray[np.floating], mean: NDArray[np.float64], components: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    centred = embedding - mean
+    centred = np.asarray(embedding, dtype=np.float64) - mean
     # One product per galaxy, all of one shape: the same bits whatever N.
     along = (centred[:, np.newaxis, :] @ components.T)[:, 0]
     rest = np.sum(centred**2, axis=1) - np.sum(along**2, axis=1)
     left_over = np.sqrt(np.where(rest < 0, 0.0, rest))
-    standardised = np.column_stack([along, left_over]) / scales
+    return np.column_stack([along, left_over])
+
+
+def _lengths(coordinates: NDArray[np.floating], scales: NDArray[np.float64]) -> NDArray[np.float64]:
+    standardised = np.asarray(coordinates, dtype=np.float64) / scales
     return np.asarray(np.sqrt(np.mean(standardised**2, axis=1)))
 
 

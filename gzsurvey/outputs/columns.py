@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.card import Card, ClassesHead, NumberHead, TaskHead, VotesHead
 from gzsurvey.errors import CardMismatch, TableError
+from gzsurvey.recipes.survey import KeptOfEmbedding
 from gzsurvey.status import DESCRIPTIONS
 from gzsurvey.votes.tree import DecisionTree, Question
 
@@ -222,6 +223,7 @@ class Stored:
     layers: tuple[Column, ...] = ()
     image_id_width: int = 1
     image_set_width: int = 1
+    embedding: KeptOfEmbedding = "features"
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ class Layout:
 
     def column_name(self, pattern: Column, question: Question, answer: str = "") -> str:
         """Name that `pattern` takes for a question, or one of its answers."""
-        return pattern.of(**self._words(question, answer)).name
+        return pattern.name.format(**self._words(question, answer))
 
     def _words(self, question: Question, answer: str = "") -> dict[str, str]:
         label = question.name if len(self.campaigns) > 1 else question.label

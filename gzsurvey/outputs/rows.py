@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.card import Card, ClassesHead, LabelsHead, NumberHead, TaskHead, TrainingRange
-from gzsurvey.outliers import embedding_distance
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Layout, column_word
+from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
 from gzsurvey.sky.healpix import with_neighbours
 from gzsurvey.status import Status
 from gzsurvey.votes.fractions import LEAST_ASKED, leading_answer, proportion_asked
@@ -51,12 +51,12 @@ def catalogue_rows(block: Mapping[str, Array], layout: Layout, measured: Mapping
     stored = (*c.ROW_COLUMNS, *layout.stored.layers, *layout.stored.kept)
     rows |= {column.name: block[column.name] for column in stored}
     if layout.tree.questions:
-        answers = _where(predicted, block["concentration"])[..., layout.answers]
+        answers = _where(predicted, block["concentration"][..., layout.answers])
         rows |= vote_rows(_by_member(answers), layout)
     for task in layout.tasks:
         output = _by_member(_where(predicted, block[task.output]))
         rows |= task_rows(output, task, layout.prevalence.get(task.task))
-    return rows | quality_rows(block, layout.card, measured or {})
+    return rows | quality_rows(block, layout, measured or {})
 
 
 def vote_rows(concentration: Array, layout: Layout) -> Rows:
@@ -148,13 +148,10 @@ def at_prevalence(scores: Array, head: ClassesHead | LabelsHead, prevalence: Map
     return np.asarray(weighted / (weighted + (1.0 - scores) * ((1.0 - expected) / (1.0 - trained))))
 
 
-def quality_rows(block: Mapping[str, Array], card: Card, measured: Mapping[str, Array]) -> Rows:
+def quality_rows(block: Mapping[str, Array], layout: Layout, measured: Mapping[str, Array]) -> Rows:
     """Say how far rows lie from what the model was trained on; arguments as of `catalogue_rows`."""
-    predicted = _predicted(block)
-    distance = score = np.full(len(predicted), np.nan, dtype=np.float32)
-    if card.embedding_reference is not None:
-        embedding = _where(predicted, block["embedding"])
-        distance, score = embedding_distance(embedding, card.embedding_reference)
+    predicted, card = _predicted(block), layout.card
+    distance, score = KeptEmbedding(card, layout.stored.embedding).distance(_where(predicted, block[EMBEDDING]))
     return {
         c.OOD_DISTANCE.name: distance,
         c.OOD_SCORE.name: score,

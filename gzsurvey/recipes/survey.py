@@ -11,6 +11,8 @@ from gzsurvey.recipes.base import Section, load
 from gzsurvey.recipes.remote import Politeness
 from gzsurvey.resources import RECIPES, find
 
+KeptOfEmbedding = Literal["features", "components"]
+
 
 class SurveyRecipe(Section):
     """What `classify` needs to know besides model, targets and source."""
@@ -33,6 +35,9 @@ class SurveyRecipe(Section):
     """Random rows kept as the model saw them, in ``checks/``."""
     sort_memory_mb: Annotated[int, Field(ge=128, le=1_000_000)] = 512
     """Memory in which `plan` sorts targets; what does not fit goes to the disk of RUN."""
+    embedding: KeptOfEmbedding = "features"
+    """What is kept of embeddings: all features, or coordinates along the principal components of the training
+    galaxies, at most 33 numbers."""
     politeness: Politeness = Politeness()
     """How services on the network are asked."""
 

@@ -80,12 +80,12 @@ def open_target_table(job: Job, card: Card, indexes: Sequence[Path | None]) -> T
     return table
 
 
-def expected_arrays(card: Card, table: TargetTable, layers: Sequence[Column] = ()) -> tuple[ArraySpec, ...]:
+def expected_arrays(job: Job, card: Card, table: TargetTable) -> tuple[ArraySpec, ...]:
     """Return the arrays of a run as far as they are known before rows are read: every number has 8 bytes."""
     kept = tuple(replace(info, null=None) for info in table.kept)
     numbers = (np.dtype(np.float64),) * len(kept)
     columns = TargetColumns(table.id_column, np.dtype(np.int64), kept, numbers, bool(table.roles.r50))
-    return array_specs(card, columns, layers)
+    return array_specs(card, columns, layer_columns(job.sources), job.recipe.embedding)
 
 
 def draft_targets(
@@ -117,7 +117,7 @@ def draft_targets(
     try:
         targets = read_targets(table, spool, room)
         columns = targets.columns
-        arrays = array_specs(card, columns, layer_columns(job.sources))
+        arrays = array_specs(card, columns, layer_columns(job.sources), job.recipe.embedding)
         length = block_length(targets.rows, workers, job.recipe.block_rows)
         notes = _write(job, card, targets, folder, length)
     finally:

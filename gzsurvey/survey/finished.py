@@ -17,6 +17,7 @@ from gzsurvey.errors import TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column, Dtype, Flavour, Stored, layer_column
+from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import array_attributes, read_rows
 from gzsurvey.sky.blocks import Block
@@ -57,36 +58,46 @@ class FinishedRun:
         return OnnxModel(self.paths.model, "cpu").card
 
     @cached_property
+    def embedding(self) -> KeptEmbedding:
+        """What it keeps of embeddings."""
+        return KeptEmbedding(self.card, self.record.recipe.embedding)
+
+    @cached_property
     def stored(self) -> Stored:
-        """Columns besides the model's, wide enough for the longest text; reads every text once."""
-        types = {name: values.dtype for name, values in read_block_targets(self.run_dir, 0).items()}
-        text = _Widths(types)
-        names = [n for n, dtype in types.items() if dtype.kind == "U" and (n == "id" or n.startswith(KEPT))]
-        for block in self.record.blocks:
-            if names:
-                text.add(read_block_targets(self.run_dir, block.number, names))
-            if block.number in self.entries:
-                text.add(read_rows(self.paths.zarr, block.start, block.stop, [c.IMAGE_ID.name, c.IMAGE_SET.name]))
+        """Columns besides the model's, wide enough for the longest text: the ledger knows it of finished blocks."""
+        types = {name.removeprefix(KEPT): values.dtype for name, values in read_block_targets(self.run_dir, 0).items()}
+        widths = Counter({c.IMAGE_ID.name: 1, c.IMAGE_SET.name: 1})
+        for number in range(self.record.n_blocks):
+            widths |= Counter(self._text_widths(number))
+        text = _Texts(types, widths)
         return Stored(
             target_id=self._target_id(text),
             kept=tuple(self._kept(number, text) for number in range(len(self.record.kept))),
             layers=self._layers(),
-            image_id_width=text.widths[c.IMAGE_ID.name],
-            image_set_width=text.widths[c.IMAGE_SET.name],
+            image_id_width=widths[c.IMAGE_ID.name],
+            image_set_width=widths[c.IMAGE_SET.name],
+            embedding=self.record.recipe.embedding,
         )
 
-    def _target_id(self, text: _Widths) -> Column:
+    def _text_widths(self, block: int) -> dict[str, int]:
+        """Return the longest text of each column of text of one block."""
+        if block in self.entries:
+            return self.entries[block].text_widths
+        targets = read_block_targets(self.run_dir, block)
+        return ledger.text_widths({name.removeprefix(KEPT): values for name, values in targets.items()})
+
+    def _target_id(self, text: _Texts) -> Column:
         record = self.record.id_column
         described = record.description or c.TARGET_ID.description
         column = replace(c.TARGET_ID, name=record.name, description=described)
         return text.typed("id", column)
 
-    def _kept(self, number: int, text: _Widths) -> Column:
+    def _kept(self, number: int, text: _Texts) -> Column:
         record = self.record.kept[number]
         # The catalogue's own id and position are the main ones.
         ucd = ";".join(word for word in record.ucd.split(";") if word != "meta.main")
         about = record.description or f"{record.name} of {Path(self.record.targets).name}"
-        column = text.typed(KEPT + record.name, Column(record.name, "E", 1, record.unit, ucd or "meta.record", about))
+        column = text.typed(record.name, Column(record.name, "E", 1, record.unit, ucd or "meta.record", about))
         return replace(column, null=record.null) if column.dtype in "IJK" else column
 
     def _layers(self) -> tuple[Column, ...]:
@@ -110,24 +121,20 @@ class FinishedRun:
         targets = read_block_targets(self.run_dir, block.number)
         if block.number in self.entries:
             return read_rows(self.paths.zarr, block.start, block.stop), targets
-        return _unfinished(self.card, block, targets, self._layers()), targets
+        blank = _unfinished(self.card, block, targets, self._layers())
+        return blank | {EMBEDDING: np.full((block.rows, self.embedding.width), np.nan, np.float16)}, targets
 
 
-class _Widths:
-    """Types of the targets' columns, and the longest text of columns that pass by."""
+@dataclass(frozen=True)
+class _Texts:
+    """Types of the targets' columns, and their longest texts."""
 
-    def __init__(self, types: Mapping[str, np.dtype[Any]]) -> None:
-        self.widths: Counter[str] = Counter({c.IMAGE_ID.name: 1, c.IMAGE_SET.name: 1})
-        self._types = types
-
-    def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        for name, values in columns.items():
-            longest = int(np.strings.str_len(values).max(initial=1))
-            self.widths[name] = max(self.widths[name], longest)
+    types: Mapping[str, np.dtype[Any]]
+    widths: Mapping[str, int]
 
     def typed(self, name: str, column: Column) -> Column:
-        """Return `column` with the type of the values seen under `name`."""
-        dtype = self._types[name]
+        """Return `column` with the type of the values called `name`."""
+        dtype = self.types[name]
         if dtype.kind == "U":
             return replace(column, dtype="A", width=self.widths[name])
         if dtype.name not in _FITS_TYPES:

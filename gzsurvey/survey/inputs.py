@@ -64,6 +64,7 @@ def identity(job: Job, model_sha256: str, targets: dict[str, str], indexes: Sequ
     described = {
         "masks": [(spec.mask, spec.mask_bits) for spec in map(absolute, job.sources) if spec.mask is not None],
         "pixel scales": [spec.pixel_scale_arcsec for spec in job.sources if spec.pixel_scale_arcsec is not None],
+        "embedding": "" if job.recipe.embedding == "features" else job.recipe.embedding,
         "collections": [(spec.collection, spec.product) for spec in job.sources if spec.collection or spec.product],
     }
     return {name: value for name, value in described.items() if value} | {

@@ -12,7 +12,9 @@ from gzsurvey.card import Card, NumberHead, VotesHead
 from gzsurvey.cutouts.spec import LayerSpec, SourceSpec
 from gzsurvey.errors import SourceError, TableError
 from gzsurvey.outputs.columns import ROW_COLUMNS, TARGET_ID, Column, layer_column
+from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
 from gzsurvey.outputs.zarr import ArraySpec, spec_of
+from gzsurvey.recipes.survey import KeptOfEmbedding
 from gzsurvey.sky.tables import ColumnInfo
 from gzsurvey.sky.targets import TargetColumns
 
@@ -39,7 +41,9 @@ def layer_columns(specs: Sequence[SourceSpec]) -> tuple[Column, ...]:
     return tuple(layer_column(layer.name, layer.unit, layer.description) for layer in layers.values())
 
 
-def array_specs(card: Card, targets: TargetColumns, layers: Sequence[Column] = ()) -> tuple[ArraySpec, ...]:
+def array_specs(
+    card: Card, targets: TargetColumns, layers: Sequence[Column] = (), embedding: KeptOfEmbedding = "features"
+) -> tuple[ArraySpec, ...]:
     """Return the arrays of ``predictions.zarr``, in order.
 
     Parameters
@@ -50,9 +54,13 @@ def array_specs(card: Card, targets: TargetColumns, layers: Sequence[Column] = (
         Say which columns are kept, and whether ids are numbers.
     layers : sequence of Column
         What the sources sample at each target.
+    embedding : {"features", "components"}
+        What is kept of embeddings.
 
     Raises
     ------
+    gzsurvey.errors.CardMismatch
+        The card has no components.
     gzsurvey.errors.TableError
         A kept column has the name of another array.
     """
@@ -61,7 +69,8 @@ def array_specs(card: Card, targets: TargetColumns, layers: Sequence[Column] = (
     specs += [spec_of(column, "layer") for column in layers]
     if targets.has_r50 and R50.name not in [info.name for info in targets.kept]:
         specs.append(spec_of(R50, "size"))
-    specs += [_output(card, name, width) for name, width in card.outputs.items()]
+    specs.append(KeptEmbedding(card, embedding).spec)
+    specs += [_output(card, name, width) for name, width in card.outputs.items() if name != EMBEDDING]
     taken = {spec.name.lower() for spec in specs}
     for info, dtype in zip(targets.kept, targets.kept_dtypes, strict=True):
         if info.name.lower() in taken:
@@ -88,9 +97,6 @@ def group_attributes(card: Card, model_sha256: str, campaigns: Sequence[str]) ->
 
 
 def _output(card: Card, name: str, width: int) -> ArraySpec:
-    if name == "embedding":
-        about = {"long_name": "Embedding of the galaxy's picture", "ucd": "src.morph.param;meta.modelled"}
-        return ArraySpec(name, "float16", "output", (("feature", width),), about)
     members = (("member", card.members),) if card.members > 1 else ()
     head = next(head for head in card.heads if head.output == name)
     if isinstance(head, VotesHead):

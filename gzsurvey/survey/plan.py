@@ -19,8 +19,9 @@ from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.source import Demand, RemoteSource
 from gzsurvey.errors import DiskFull, RecipeError
 from gzsurvey.inference import OnnxModel, choose_batch_size
+from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding, Loss
 from gzsurvey.outputs.paths import RunPaths
-from gzsurvey.outputs.zarr import create_arrays, settle
+from gzsurvey.outputs.zarr import ArraySpec, create_arrays, settle
 from gzsurvey.recipes.cluster import ClusterProfile
 from gzsurvey.sky.footprint import parse_footprint
 from gzsurvey.sky.targets import TargetTable
@@ -29,7 +30,7 @@ from gzsurvey.survey.draft import DraftedTargets, draft_targets, expected_arrays
 from gzsurvey.survey.inputs import absolute, identity, short_names, targets_sha256
 from gzsurvey.survey.job import Job
 from gzsurvey.survey.job_array import write_job_array
-from gzsurvey.survey.layout import group_attributes, layer_columns
+from gzsurvey.survey.layout import group_attributes
 from gzsurvey.survey.preview import Look, draw, look, sample_rows
 from gzsurvey.survey.record import (
     ColumnRecord,
@@ -90,7 +91,18 @@ class _Draft:
     """With the batch size of the run."""
     targets: DraftedTargets
     look: Look
+    loss: Loss | None
+    """Of what is kept of embeddings, as the sample shows it."""
     record: RunRecord
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """Those of the run; the embedding's says what is lost of it."""
+        lost = {} if self.loss is None else {"loss_in_sample": asdict(self.loss)}
+        return tuple(
+            replace(spec, attributes=spec.attributes | lost) if spec.name == EMBEDDING else spec
+            for spec in self.targets.arrays
+        )
 
 
 def plan(job: Job, run: Path, cluster: ClusterProfile, sbatch: int | None = None) -> Plan:
@@ -124,7 +136,7 @@ def _plan(job: Job, run: Path, workers: int) -> Plan:
     asked = _asked(job)
     if RunPaths(run).plan.exists():
         record = read_record(run)
-        check_same(run, record, asked.inputs)
+        check_same(run, record.inputs, asked.inputs)
         return Plan(run, record)
     table = open_target_table(job, asked.model.card, asked.indexes)
     to_sort, results = _bytes_per_target(asked, table)
@@ -164,7 +176,7 @@ def _asked(job: Job) -> _Asked:
 
 def _bytes_per_target(asked: _Asked, table: TargetTable) -> tuple[float, float]:
     """Return what a target takes of a disk while it is sorted, and when its results are there."""
-    results = costs.bytes_of_results(expected_arrays(asked.model.card, table, layer_columns(asked.job.sources)))
+    results = costs.bytes_of_results(expected_arrays(asked.job, asked.model.card, table))
     return costs.bytes_to_sort(table), results * costs.SPARE_DISK
 
 
@@ -208,7 +220,8 @@ def _draft(asked: _Asked, table: TargetTable, folder: Path, workers: int, rooms:
     model = _with_its_batch(asked.job, asked.model)
     seen, demands = _look(asked, model, targets)
     costs.check_politeness(demands, asked.job.recipe.politeness)
-    return _Draft(asked, model, targets, seen, _record(asked, model, targets, workers, seen, demands))
+    loss = KeptEmbedding(model.card, asked.job.recipe.embedding).loss(seen.embeddings)
+    return _Draft(asked, model, targets, seen, loss, _record(asked, model, targets, workers, seen, demands, loss))
 
 
 def _with_its_batch(job: Job, model: OnnxModel) -> OnnxModel:
@@ -228,7 +241,7 @@ def _write(run: Path, draft: _Draft) -> Plan:
             settle(paths.aside / "index", run / source.index)
     settle(RunPaths(draft.targets.folder).targets, paths.targets)
     attributes = group_attributes(draft.model.card, draft.model.sha256, job.campaigns)
-    create_arrays(paths.zarr, draft.targets.arrays, record.rows, record.block_rows, attributes)
+    create_arrays(paths.zarr, draft.arrays, record.rows, record.block_rows, attributes)
     _write_surroundings(job, run, draft)
     write_record(run, record)
     return Plan(run, record, draft.look)
@@ -248,7 +261,13 @@ def _write_surroundings(job: Job, run: Path, draft: _Draft) -> None:
 
 
 def _record(
-    asked: _Asked, model: OnnxModel, targets: DraftedTargets, workers: int, seen: Look, demands: Sequence[Demand]
+    asked: _Asked,
+    model: OnnxModel,
+    targets: DraftedTargets,
+    workers: int,
+    seen: Look,
+    demands: Sequence[Demand],
+    loss: Loss | None,
 ) -> RunRecord:
     job = asked.job
     names = short_names(specs := [absolute(spec) for spec in job.sources])
@@ -276,7 +295,7 @@ def _record(
         select=job.select,
         campaigns=job.campaigns,
         cuts=tuple(CutRecord(**asdict(cut)) for cut in targets.cuts),
-        notes=(*model.card.preparation.warnings, *targets.notes, *map(str, demands)),
+        notes=(*model.card.preparation.warnings, *targets.notes, *map(str, demands), *([str(loss)] if loss else [])),
         planned_on=PlannedModel(
             provider=model.provider, precision=model.card.precision, onnxruntime=model.versions["onnxruntime"]
         ),

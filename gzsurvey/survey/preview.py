@@ -7,7 +7,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gzsurvey.cutouts.source import CutoutSource, Miss
 from gzsurvey.images.prepare import prepare_cutout, shown
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outliers import embedding_distance
+from gzsurvey.outputs.embedding import EMBEDDING
 from gzsurvey.status import DESCRIPTIONS
 from gzsurvey.survey.sources import answers, requests
 from gzsurvey.survey.targets_file import Columns
@@ -39,6 +40,8 @@ class Look:
     pictures: dict[int, Picture] = field(default_factory=dict)
     """Prepared images, shape (S, S, 3), by row of the sample."""
     misses: dict[int, Miss] = field(default_factory=dict)
+    embeddings: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    """Of the predicted ones, shape (n, D)."""
     scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """`ood_score` of the predicted ones; empty: the card cannot say."""
     seconds_per_target: float = float("nan")
@@ -94,18 +97,13 @@ def look(model: OnnxModel, sources: Sequence[CutoutSource], targets: Columns, mi
             misses[row] = answer
         else:
             pictures[row] = prepare_cutout(answer.pixels, preparation)
-    scores = _scores(model, list(pictures.values()))
-    return Look(n, pictures, misses, scores, (time.monotonic() - started) / n)
-
-
-def _scores(model: OnnxModel, pictures: Sequence[Picture]) -> NDArray[np.float32]:
-    if not pictures:
-        return np.zeros(0, dtype=np.float32)
-    outputs = model.run(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
-    reference = model.card.embedding_reference
-    if reference is None:
-        return np.zeros(0, dtype=np.float32)
-    return embedding_distance(outputs["embedding"], reference)[1]
+    seen = Look(n, pictures, misses)
+    if pictures:
+        batch = np.stack(list(pictures.values()))
+        seen = replace(seen, embeddings=model.run(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))[EMBEDDING])
+        if model.card.embedding_reference is not None:
+            seen = replace(seen, scores=embedding_distance(seen.embeddings, model.card.embedding_reference)[1])
+    return replace(seen, seconds_per_target=(time.monotonic() - started) / n)
 
 
 def draw(look: Look, card: Card, path: Path) -> None:

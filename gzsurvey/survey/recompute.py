@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gzsurvey.errors import GZSurveyError, TableError
 from gzsurvey.inference import OnnxModel, predict
 from gzsurvey.inference.predict import to_model_input
+from gzsurvey.outputs.embedding import EMBEDDING
 from gzsurvey.outputs.ids import find_rows
 from gzsurvey.outputs.zarr import read_rows
 from gzsurvey.sky.blocks import Block
@@ -131,7 +132,7 @@ def _from_checks(run: FinishedRun, model: OnnxModel, rows: NDArray[np.int64], fo
         inside = numbers - block.start
         for batch in predict(model, zip(inside.tolist(), to_model_input(kept["image"][chosen]), strict=True)):
             for name, values in batch.outputs.items():
-                again[name][batch.rows] = values
+                again[name][batch.rows] = run.embedding.of(values) if name == EMBEDDING else values
         found.from_checks += len(numbers)
         found.problems += _differences(block, inside, stored, again | {"status": stored["status"]}, model)
 

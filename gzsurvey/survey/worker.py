@@ -10,7 +10,6 @@ import logging
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from gzsurvey.cutouts.source import Miss
 from gzsurvey.errors import CardMismatch, ClusterError, DiskFull, SourceFault
 from gzsurvey.inference import OnnxModel, predict
 from gzsurvey.inference.provider import CPU
+from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import read_rows, write_block
 from gzsurvey.recipes.cluster import RetrievalPool
@@ -44,7 +44,6 @@ _ONE_AT_A_TIME = threading.Lock()
 """A process has one model and one set of open files."""
 _BATCHES_AHEAD = 4
 """Prepared images that wait for a GPU at most, in batches."""
-HALF_LARGEST = float(np.finfo(np.float16).max)
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -95,6 +94,11 @@ class Runtime:
     model: OnnxModel
     threads: int = 1
     """That fetch and prepare images, with a GPU. On a CPU it is one: the model's threads fill the cores."""
+
+    @functools.cached_property
+    def embedding(self) -> KeptEmbedding:
+        """What is kept of embeddings."""
+        return KeptEmbedding(self.model.card, self.record.recipe.embedding)
 
     @functools.cached_property
     def fetcher(self) -> Fetcher:
@@ -197,13 +201,11 @@ def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> led
 
     paths = RunPaths(run)
     shards = write_block(paths.zarr, paths.aside_of(task.block), task.block, rows.values, replace_earlier)
-    statuses = Counter(int(status) for status in rows.values["status"])
     entry = _entry(
         task,
         started,
         state="done",
-        rows=block.rows,
-        statuses=dict(sorted(statuses.items())),
+        **ledger.contents(rows.values),
         shards={name: {"bytes": shard.bytes, "sha256": shard.sha256} for name, shard in shards.items()},
         fetch_seconds=round(reporter.seconds_waiting, 3),
         provider=runtime.model.provider,
@@ -264,7 +266,8 @@ def empty_rows(runtime: Runtime, targets: Columns) -> Columns:
     kept = {name.removeprefix(KEPT): column for name, column in targets.items() if name.startswith(KEPT)}
     values |= {"r50": targets["r50"].astype(np.float32)} if "r50" in targets and "r50" not in kept else {}
     for name, shape in runtime.model.card.output_shapes.items():
-        values[name] = np.full((n, *shape), np.nan, dtype=np.float16 if name == "embedding" else np.float32)
+        values[name] = np.full((n, *shape), np.nan, dtype=np.float32)
+    values[EMBEDDING] = np.full((n, runtime.embedding.width), np.nan, dtype=np.float16)
     return values | kept
 
 
@@ -275,7 +278,7 @@ def fill(
     wanted = requests(targets, todo, runtime.model.card.preparation)
     kept = {row - block.start for row in runtime.record.check_rows if block.start <= row < block.stop}
     for batch in predict(runtime.model, _noted(retrieve(wanted), rows, kept)):
-        _store(rows.values, batch.rows, batch.outputs)
+        _store(rows.values, batch.rows, batch.outputs, runtime.embedding)
 
 
 def recompute_rows(runtime: Runtime, block: Block, targets: Columns, todo: list[int], retrieve: Retrieve) -> Columns:
@@ -306,11 +309,13 @@ def _noted(arriving: Iterable[Arrival], rows: _BlockRows, kept: set[int]) -> Ite
         yield row, image
 
 
-def _store(values: Columns, rows: NDArray[np.int64], outputs: dict[str, NDArray[np.float32]]) -> None:
+def _store(
+    values: Columns, rows: NDArray[np.int64], outputs: dict[str, NDArray[np.float32]], embedding: KeptEmbedding
+) -> None:
     finite = np.logical_and.reduce([np.isfinite(v).all(axis=tuple(range(1, v.ndim))) for v in outputs.values()])
     for name, value in outputs.items():
-        plain = np.clip(value, -HALF_LARGEST, HALF_LARGEST) if name == "embedding" else value
-        values[name][rows[finite]] = plain[finite]
+        kept = embedding.of(value[finite]) if name == EMBEDDING else value[finite]
+        values[name][rows[finite]] = kept
     values["status"][rows[finite]] = Status.PREDICTED
     values["status"][rows[~finite]] = Status.PREDICTION_NOT_FINITE
     values["reason"][rows[~finite]] = "the model's output is not finite"

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gzsurvey.card import Card
+from gzsurvey.card import Card, EmbeddingReference
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.recipes.preparation import Preparation, ScaleRule, Stretch
 from gzsurvey.recipes.survey import SurveyRecipe, load_survey_recipe
@@ -30,7 +30,11 @@ RING = {"kind": "classes", "task": "ring", "classes": ["no", "yes"], "balance": 
 
 
 def card(
-    rule: ScaleRule | None = None, size: int = SIZE, features: int = FEATURES, stretch: Stretch | None = None
+    rule: ScaleRule | None = None,
+    size: int = SIZE,
+    features: int = FEATURES,
+    stretch: Stretch | None = None,
+    reference: EmbeddingReference | None = None,
 ) -> Card:
     preparation = Preparation(image_size=size, scale_rule=rule or ScaleRule(), stretch=stretch or Stretch())
     return Card.model_validate(
@@ -42,6 +46,7 @@ def card(
             "embedding_size": features,
             "heads": [{"kind": "votes", "questions": QUESTIONS}, RING],
             "default_campaign": "small",
+            "embedding_reference": reference and reference.model_dump(),
         }
     )
 
@@ -53,9 +58,10 @@ def write_model(
     size: int = SIZE,
     features: int = FEATURES,
     stretch: Stretch | None = None,
+    reference: EmbeddingReference | None = None,
 ) -> Path:
     """Convolution, mean, two heads; `gain` NaN gives a model whose predictions are not finite."""
-    described = card(rule, size, features, stretch)
+    described = card(rule, size, features, stretch, reference)
     pixels = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[described.input_type]
     rng = np.random.default_rng(1)
     weights = {
