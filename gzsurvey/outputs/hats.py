@@ -29,6 +29,8 @@ HATS_HEALPIX = "_healpix_29"
 """What HATS calls `healpix_29`."""
 PARTITION_ROWS = 50_000
 """Most rows of a partition: about 50 MB in memory."""
+_ROWS_AT_A_TIME = 8192
+"""Rows that are held twice, as they were read and as they will be written."""
 MARGIN_ARCSEC = 10.0
 SKYMAP_ORDER = 8
 """Cells of 14 arcmin."""
@@ -164,6 +166,12 @@ class HatsRows:
             }
 
     def _table(self, numbers: NDArray[np.int64]) -> Any:
+        import pyarrow as pa
+
+        parts = [numbers[first : first + _ROWS_AT_A_TIME] for first in range(0, len(numbers), _ROWS_AT_A_TIME)]
+        return pa.concat_tables([self.schema.empty_table(), *map(self._some, parts)])
+
+    def _some(self, numbers: NDArray[np.int64]) -> Any:
         read = self.catalogue.read(numbers, list(self.catalogue.by_name))
         rows = dict(zip((column.name for column in self.columns), read.values(), strict=True))
         return arrow_table(self.columns, rows, self.schema)
