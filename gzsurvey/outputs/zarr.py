@@ -30,8 +30,8 @@ from gzsurvey.outputs.columns import Column
 
 ROWS_PER_CHUNK = 1024
 """Rows that are compressed together inside a shard: reading one row reads no more."""
-_READERS = 2
-"""Threads that decompress chunks: each more holds on to memory of its own."""
+_READERS, _WRITERS = 2, 1
+"""Threads that decompress and compress chunks: each holds on to memory of its own, more with every block."""
 FLUSHES = 8
 """Files that are flushed to disk at a time."""
 Role = Literal["id", "row", "layer", "kept", "size", "output"]
@@ -180,7 +180,7 @@ def _shard_content(path: Path, block: int, rows: NDArray[Any]) -> tuple[str, byt
 
     metadata = default_buffer_prototype().buffer.from_bytes((path / "zarr.json").read_bytes())
     kept: dict[str, Any] = {"zarr.json": metadata}
-    with zarr.config.set({"array.write_empty_chunks": True}):
+    with zarr.config.set({"array.write_empty_chunks": True, "threading.max_workers": _WRITERS}):
         array: Any = zarr.open_array(zarr.storage.MemoryStore(kept), mode="r+")
         start = block * array.shards[0]
         _check_shape(path.name, rows, array, start)
