@@ -16,8 +16,8 @@ from onnx import helper, numpy_helper
 
 from gzsurvey.card import METADATA_KEY, Card
 from gzsurvey.errors import CardMismatch, GZSurveyError, RecipeError
-from gzsurvey.inference import provider
-from gzsurvey.inference.session import OnnxModel
+from gzsurvey.inference import choose_batch_size, provider
+from gzsurvey.inference.session import OnnxModel, images_on_a_cpu
 from gzsurvey.recipes.preparation import Stretch
 
 Build = Callable[..., bytes]
@@ -44,6 +44,11 @@ def test_a_row_does_not_depend_on_its_batch(
     shuffled = model.run(images[order])
     for name, values in reference.items():
         np.testing.assert_array_equal(shuffled[name], values[order])
+
+
+def test_a_cpu_is_given_what_its_cache_holds(model_file: Path) -> None:
+    assert [images_on_a_cpu(size) for size in (32, 64, 128, 224, 600)] == [32, 32, 8, 2, 2]
+    assert OnnxModel(model_file, "cpu").batch_size == choose_batch_size(model_file, "cpu") == 32
 
 
 def test_no_image_gives_no_row(model_file: Path, images: np.ndarray) -> None:
