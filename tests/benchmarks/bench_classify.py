@@ -6,6 +6,7 @@
     python tests/benchmarks/bench_classify.py --count 60000 --device cuda --size 128        # a GPU
     python tests/benchmarks/bench_classify.py --images FOLDER --count 300 --zoobot-python ZOOBOT/bin/python
     python tests/benchmarks/bench_classify.py --images FOLDER --count 300 --hyrax-python HYRAX/bin/python
+    python tests/benchmarks/bench_classify.py --images FOLDER --memory 1000 10000 100000 --size 64 --encoder resnet18
 
 Without ``--images``, 500 pictures of 424 pixels are invented. Targets cycle through them. The bound is, on a GPU,
 the slower of preparing images (in as many threads) and the model; on a CPU, which does both, the sum of their times.
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_engine import timed
 from bench_inference import network_of, write_models
 from bench_pretrain import AS_IS, HERE, KEPT, KEPT_BY_ENVIRONMENT, machine, shown
 from PIL import Image
@@ -40,7 +42,7 @@ from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.export.pictures import invented_images
 from gzsurvey.images.prepare import prepare_cutout
 from gzsurvey.inference import OnnxModel, predict
-from gzsurvey.recipes.cluster import ClusterProfile
+from gzsurvey.recipes.cluster import ClusterProfile, load_cluster
 from gzsurvey.recipes.survey import load_survey_recipe
 from gzsurvey.survey import ledger, plan, run
 from gzsurvey.survey.job import Job
@@ -49,6 +51,8 @@ from gzsurvey.survey.sources import requests
 from gzsurvey.survey.streams import merged
 
 JPEG_PX = 424
+BLOCK_ROWS = 256
+"""Where memory is measured; by default a short run takes smaller blocks than a long one."""
 LEAST_IMAGES = 256
 """Given to the model at once where it is measured alone: several batches for each of its threads."""
 
@@ -68,12 +72,15 @@ def write_targets(images: Path, count: int, path: Path) -> Path:
     return path
 
 
+def job_of(model: Path, targets: Path, images: Path, options: argparse.Namespace, *changes: str) -> Job:
+    provider = "cuda" if options.device == "cuda" else "cpu"
+    recipe = load_survey_recipe("survey", [f"provider={provider}", "preview_targets=0", "check_rows=0", *changes])
+    return Job(model, str(targets), (SourceSpec.parse(f"images:{images}"),), recipe, batch_size=options.batch_size)
+
+
 def classified(model: Path, targets: Path, images: Path, out: Path, options: argparse.Namespace) -> tuple[float, Any]:
     """Plan, run, and return the seconds of the run alone, and what became of the targets."""
-    provider = "cuda" if options.device == "cuda" else "cpu"
-    changes = [f"provider={provider}", "preview_targets=0", "check_rows=0"]
-    recipe = load_survey_recipe("survey", changes)
-    job = Job(model, str(targets), (SourceSpec.parse(f"images:{images}"),), recipe, batch_size=options.batch_size)
+    job = job_of(model, targets, images, options)
     kind: Any = {"kind": "none"} if options.workers == 0 else {"kind": "local", "workers": options.workers}
     cluster = ClusterProfile(**kind, threads=options.threads)
     plan(job, out, cluster)
@@ -133,23 +140,32 @@ def from_memory_map(model: OnnxModel, count: int, folder: Path) -> float:
     return count / (time.perf_counter() - start)
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    images = options.images or invent(folder / "images", options.pictures)
-    precision = "fp16" if options.device == "cuda" else "fp32"
-    path = write_models(network_of(options.encoder), options.size, (precision,), folder)[precision]
+def memory(options: argparse.Namespace, model: Path, images: Path, folder: Path) -> str:
+    """Peak memory of `gzsurvey run` as a process of its own, over more and more images in equal blocks."""
+    lines = ["| images | blocks | seconds | peak, MB |", "|---|---|---|---|"]
+    for count in options.memory:
+        targets, out = write_targets(images, count, folder / f"targets-{count}.csv"), folder / f"run-{count}"
+        planned = plan(job_of(model, targets, images, options, f"block_rows={BLOCK_ROWS}"), out, load_cluster("none"))
+        seconds, peak = timed(["run", str(out), "--cluster", "none"])
+        lines.append(f"| {count:,} | {planned.record.n_blocks} | {seconds:.0f} | {peak:.0f} |")
+    return "\n".join(lines)
+
+
+def measure(options: argparse.Namespace, model: Path, images: Path, folder: Path) -> dict[str, Any]:
     targets = write_targets(images, options.count, folder / "targets.csv")
     found: dict[str, list[float]] = {"end to end": [], "preparing alone": [], "the model alone": [], "memory map": []}
     for number in range(options.rounds):
-        seconds, summary = classified(path, targets, images, folder / f"run-{number}", options)
+        seconds, summary = classified(model, targets, images, folder / f"run-{number}", options)
         found["end to end"].append(options.count / seconds)
         on = "cuda" if options.device == "cuda" else "cpu"
         threads = options.threads * max(options.workers, 1)
-        model = OnnxModel(path, on, threads, read_record(folder / f"run-{number}").batch_size)
-        found["preparing alone"].append(preparing(model, min(options.count, 3000 * threads), images, threads))
-        found["the model alone"].append(predicting(model, options.seconds))
-        found["memory map"].append(from_memory_map(model, options.count, folder))
-        for name, command, variables in peers(options, images, path):
+        opened = OnnxModel(model, on, threads, read_record(folder / f"run-{number}").batch_size)
+        found["preparing alone"].append(preparing(opened, min(options.count, 3000 * threads), images, threads))
+        found["the model alone"].append(predicting(opened, options.seconds))
+        found["memory map"].append(from_memory_map(opened, options.count, folder))
+        for name, command, variables in peers(options, images, model):
             found.setdefault(name, []).append(peer(command, variables, options.count))
+            print(f"{name}: {found[name][-1]:.1f} beside {found['end to end'][-1]:.1f}", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rates": found, "summary": str(summary), "peak_mb": peak}
 
@@ -204,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--images", type=Path, help="folder of pictures; without: invented ones")
     parser.add_argument("--pictures", type=int, default=500, help="to invent")
     parser.add_argument("--count", type=int, default=3000, help="targets")
+    parser.add_argument("--memory", type=int, nargs="+", help="numbers of images: peak memory of each, and no speed")
     parser.add_argument("--encoder", default="efficientnet_b0")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -215,8 +232,16 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--hyrax-python", help="interpreter that has hyrax; without: no such peer")
     parser.add_argument("--seconds", type=float, default=2.0, help="of the model alone")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        images = options.images or invent(folder / "images", options.pictures)
+        precision = "fp16" if options.device == "cuda" else "fp32"
+        model = write_models(network_of(options.encoder), options.size, (precision,), folder)[precision]
+        if options.memory:
+            text = memory(options, model, images, folder)
+            print(text)
+            return text
+        found = measure(options, model, images, folder)
     text = table(found["rates"], options.device)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}, {options.encoder} at "
           f"{options.size} px, {options.workers} Dask workers, {options.threads} threads, "

@@ -131,6 +131,8 @@ def test_a_classification_is_measured_to_the_end(pictures: Path) -> None:
     quick = ["--images", str(pictures), "--count", "64", "--encoder", "test_resnet", "--size", "32", "--rounds", "1"]
     table = bench_classify.main([*quick, "--seconds", "0.01", "--threads", "1"])
     assert re.search(r"\| end to end / the bound \| [\d.]+", table)
+    memory = bench_classify.main([*quick, "--memory", "64"])
+    assert re.search(r"\| 64 \| 1 \| \d+ \| [1-9]\d+ \|", memory)
 
 
 @pytest.mark.slow
