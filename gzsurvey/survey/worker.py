@@ -61,7 +61,7 @@ class BlockTask:
     retry: tuple[int, ...] = ()
     """Only targets of these statuses are tried again, where the block was finished."""
     threads: int = 1
-    """Of the model on a CPU; with a GPU, those that fetch and prepare images for it."""
+    """Batches side by side on a CPU; with a GPU, those that fetch and prepare images for it."""
     attempt: int = 1
     workers: int = 1
     """How many processes fetch for the run: they share what a host may be asked for."""
