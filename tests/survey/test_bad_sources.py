@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
-from survey import tiny
 
 from gzsurvey.cli import cli
+from survey import tiny
 
 sys.path.append(str(Path(__file__).parents[1] / "cutouts"))
 from loopback import Services, Sky, serving, tan_wcs
@@ -73,7 +73,8 @@ def test_a_pixel_scale_off_by_a_hundred(tmp_path: Path, factor: float, says: str
     for band in "grz":
         write_tile(tmp_path / f"image_{band}.fits", field(), CDELT1=-step, CDELT2=step)
     line = refusal(tmp_path, f"mosaic:{tmp_path}/image_{{band}}.fits")
-    assert f"has pixels of {factor * SCALE:.3g} arcsec, of which most cutouts (of 42.4 arcsec) would show {says}" in line
+    pixels = f"has pixels of {factor * SCALE:.3g} arcsec"
+    assert f"{pixels}, of which most cutouts (of 42.4 arcsec) would show {says}" in line
 
 
 def test_an_unknown_hips(tmp_path: Path, services: Services) -> None:
