@@ -185,7 +185,7 @@ def load_network(checkpoint: Path) -> tuple[Network, CheckpointInfo]:
         The file is damaged, of another version, or its weights do not fit its encoder.
     """
     info = read_info(checkpoint)
-    network = Network(create_encoder(info.encoder), info.heads, calibration=info.calibration)
+    network = Network(create_encoder(info.encoder, info.preparation), info.heads, calibration=info.calibration)
     load_weights(network, read_tensors(checkpoint), checkpoint)
     return network.eval(), info
 

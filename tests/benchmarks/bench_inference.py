@@ -93,7 +93,7 @@ def write_models(network: Network, size: int, precisions: Sequence[str], folder:
     if all(path.is_file() for path in paths.values()):
         return paths
     folder.mkdir(parents=True, exist_ok=True)
-    exact = to_onnx(PixelsToOutputs(network, OUTPUTS).eval(), size)
+    exact = to_onnx(PixelsToOutputs(network, OUTPUTS).eval(), Preparation(image_size=size))
     for precision, path in paths.items():
         proto = lowered(exact, precision, invented_images(size))  # type: ignore[arg-type]
         helper.set_model_props(proto, card_of(network, size, precision).to_metadata())
