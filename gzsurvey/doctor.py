@@ -49,6 +49,8 @@ def _onnxruntime() -> Iterator[str]:
     yield _line("  on the CPU", _runs_on("cpu"))
     yield _line("  on a GPU", _runs_on("cuda"))
     yield _line("  with TensorRT", _runs_on("tensorrt"))
+    yield _line("  chosen by 'auto'", _runs_on("auto"))
+    yield _line("  images at once", _images_at_once())
 
 
 def runtime_problem(installed: Iterable[str], imports: bool) -> str | None:
@@ -97,6 +99,14 @@ def _runs_on(provider: Provider) -> str:
     (product,) = session.run(None, {"x": values})
     right = np.allclose(product, 2 * values)
     return f"yes: {session.get_providers()[0]}{'' if right else ', but with wrong numbers'}"
+
+
+def _images_at_once() -> str:
+    from gzsurvey.inference.session import images_on_a_cpu
+    from gzsurvey.recipes.cluster import cores
+
+    sizes = ", ".join(f"{images_on_a_cpu(size)} of {size} px" for size in (64, 128, 224))
+    return f"on the CPU {sizes}, on each of {cores()} cores; on a GPU 'plan' measures"
 
 
 def _product_model() -> bytes:

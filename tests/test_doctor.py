@@ -14,6 +14,8 @@ def test_names_versions_hardware_and_disk(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("gzsurvey", "python", "torch", "dask", "zarr", "astropy", "ONNX Runtime", "disk of cache"):
         assert f"\n{name}" in f"\n{text}"
     assert "on the CPU            yes: CPUExecutionProvider" in text
+    assert "chosen by 'auto'      yes: " in text
+    assert "images at once        on the CPU 32 of 64 px, 8 of 128 px, 4 of 224 px, on each of " in text
     assert "very-secret" not in text
 
 

@@ -180,7 +180,7 @@ class Archive:
                 with headers.quiet():
                     return kinds[kind](parse_votable(io.BytesIO(body)), session=self._client.session)
             except dal.DALQueryError as error:
-                raise SourceError(self._client.name, f"the archive says: {error}") from None
+                raise SourceError(self._client.name, f"the archive says: {' '.join(str(error).split())}") from None
             except (dal.DALFormatError, ValueError, OSError, IndexError, TypeError, SyntaxError) as error:
                 raise UnfitReply(f"no VOTable ({' '.join(str(error).split())[:80]})") from None
 

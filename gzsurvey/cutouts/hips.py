@@ -126,7 +126,7 @@ class HipsSource:
         self._extension = self._tile_extension(first)
         if self._flux is not None:
             scale = spec.counts_scale(first.original_arcsec)
-            self._per_count = {name: self._flux.per_count(name, scale) for name in names}
+            self._brightness = {name: self._flux.brightness(name, scale) for name in names}
         self._grid = first
         self._pool = ThreadPoolExecutor(shelf.threads, thread_name_prefix="tiles")
         self._tiles: Held[Image | None] = Held(self._tile_budget)
@@ -207,8 +207,9 @@ class HipsSource:
             return request.row, Miss(Status.NO_IMAGE, "no tile here", 1.0, image_id, self.name)
         if self._flux is None:
             return request.row, self._picture(sampling, images[0], image_id)
+        unit = self._flux.unit_arcsec2(request.frame)
         planes = {
-            name: sampling.sample(band) * np.float32(self._per_count[name])
+            name: sampling.sample(band) * np.float32(self._brightness[name] * unit)
             for name, band in zip(self._hips, images, strict=True)
         }
         return request.row, self._flux.cutout(planes, image_id, self._limit)

@@ -104,7 +104,7 @@ class MosaicSource:
     index : MosaicIndex
         Built by `gzsurvey.cutouts.mosaic_index.build_index`.
     preparation : Preparation
-        Its stretch's reference scale sets the unit of the pixels.
+        Its stretch sets the unit of the pixels.
     missing_limit : float
         Share of missing pixels, in the worst band, above which there is a miss.
     """
@@ -114,7 +114,7 @@ class MosaicSource:
         self._index = index
         self._limit = missing_limit
         self._resampling = preparation.resampling
-        self._reference_arcsec = preparation.stretch.reference_scale_arcsec
+        self._stretch = preparation.stretch
         self._bands = tuple(dict.fromkeys(index.bands))
         planes = [self._bands.index(band) for band in index.bands]
         self._planes = slice(None) if planes == list(range(len(planes))) else planes
@@ -222,8 +222,9 @@ class MosaicSource:
         bands, tiles = [band for band, _ in planes], [tile for _, tile in planes]
         units = np.array([10 ** ((NANOMAGGY_ZEROPOINT - tile.tile.zeropoint) / 2.5) for tile in tiles])
         rows, maps, parts = self._mapped(tiles[0], rows, batch)
-        per_reference = maps.area_px * (self._reference_arcsec / batch.scale_arcsec[rows]) ** 2
-        factors = (units * per_reference[:, None]).astype(np.float32)[..., None, None]
+        scale = batch.scale_arcsec[rows]
+        native_pixels = maps.area_px * (self._stretch.unit_arcsec(scale) / scale) ** 2
+        factors = (units * native_pixels[:, None]).astype(np.float32)[..., None, None]
         for tile in tiles:
             cache.expect(tile, parts)
         for some, side in _alike(parts):

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from gzsurvey.cutouts.files import list_files
@@ -31,6 +32,8 @@ from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.remote import Politeness
 
 POLITE = Politeness()
+PLAUSIBLE_PX = (5, 5000)
+"""A mosaic's pixels across most cutouts: fewer show no galaxy, and Hubble's are some 2,000."""
 REPLIES = "replies"
 """Folder of the user's cache with what services sent."""
 REMOTE: dict[str, Callable[[SourceSpec, Preparation, Client, float], RemoteSource]] = {
@@ -198,6 +201,34 @@ def pixel_scale_arcsec(index: Path) -> float:
             "give sizes in arcsec",
         )
     return float(np.median(scales))
+
+
+def check_scale(index: Path, fov_arcsec: NDArray[np.float64]) -> None:
+    """Refuse a mosaic whose pixels are of another world than its cutouts.
+
+    Parameters
+    ----------
+    index : Path
+        As `check_source` returned it.
+    fov_arcsec : float64, shape (N,)
+        Widths of some cutouts; where there are none, nothing is refused.
+
+    Raises
+    ------
+    gzsurvey.errors.SourceError
+        The number of its pixels across most cutouts is beyond `PLAUSIBLE_PX`.
+    """
+    if not len(fov_arcsec):
+        return
+    content, width = read_index(index), float(np.median(fov_arcsec))
+    scale = float(np.median([tile.scale_arcsec for tile in content.tiles]))
+    least, most = PLAUSIBLE_PX
+    if not least <= width / scale <= most:
+        raise SourceError(
+            content.source,
+            f"has pixels of {scale:.3g} arcsec, of which most cutouts (of {width:.3g} arcsec) would show "
+            f"{width / scale:,.1f} across; check the WCS of its headers, and the sizes of the targets",
+        )
 
 
 def _indexed(spec: SourceSpec, bands: Sequence[str], folder: Path) -> Path:

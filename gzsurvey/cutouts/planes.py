@@ -14,8 +14,9 @@ from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import CutoutUnavailable, SourceError
 from gzsurvey.images.affine import affine_maps, laid
+from gzsurvey.images.frame import Frame
 from gzsurvey.images.resample import resample
-from gzsurvey.recipes.preparation import Preparation, Resampling
+from gzsurvey.recipes.preparation import Preparation, Resampling, Stretch
 from gzsurvey.status import Status
 
 GRID_PX = 1e-3
@@ -38,16 +39,17 @@ class Flux:
     zeropoints: tuple[float | str, ...] | None
     pixel_arcsec: float | None
     """Side of the pixels that counts refer to; None: the image's own."""
-    reference_arcsec: float
-    """Fluxes reach the stretch per pixel of this scale."""
+    stretch: Stretch
+    """Of the model: says to which pixels its fluxes refer."""
     resampling: Resampling = "mean"
 
     @classmethod
     def of(cls, spec: SourceSpec, preparation: Preparation) -> Flux:
         """Return what a SOURCE and a model's preparation say."""
         bands = spec.bands or preparation.bands
-        reference = preparation.stretch.reference_scale_arcsec
-        return cls(spec.text, bands, spec.zeropoints, spec.pixel_scale_arcsec, reference, preparation.resampling)
+        return cls(
+            spec.text, bands, spec.zeropoints, spec.pixel_scale_arcsec, preparation.stretch, preparation.resampling
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,12 +70,16 @@ class Flux:
             raise SourceError(self.source, f"says no zero point of band {band!r}; give it with --zeropoints")
         return float(10 ** ((headers.NANOMAGGY_ZEROPOINT - known) / 2.5))
 
-    def per_count(self, band: str, pixel_arcsec: float) -> float:
-        """Nanomaggies per reference pixel of one count, where counts are those of pixels of this scale."""
-        return self.nanomaggies(band) * (self.reference_arcsec / pixel_arcsec) ** 2
+    def brightness(self, band: str, pixel_arcsec: float) -> float:
+        """Nanomaggies per square arcsecond of one count, where counts are those of pixels of this scale."""
+        return self.nanomaggies(band) / pixel_arcsec**2
+
+    def unit_arcsec2(self, frame: Frame) -> float:
+        """Square arcseconds to which the fluxes of a frame refer."""
+        return self.stretch.unit_arcsec(frame.scale_arcsec) ** 2
 
     def plane(self, pixels: Plane, header: fits.Header, per_count: float, request: Request) -> Plane:
-        """Put one image on a request's frame, in nanomaggies per reference pixel.
+        """Put one image on a request's frame, in the unit of the model.
 
         Parameters
         ----------
@@ -94,7 +100,7 @@ class Flux:
         frame = request.frame
         if is_on_frame(header, pixels.shape, request):
             area = (self.pixel_arcsec or frame.scale_arcsec) ** 2
-            own: Plane = pixels * np.float32(per_count * self.reference_arcsec**2 / area)
+            own: Plane = pixels * np.float32(per_count * self.unit_arcsec2(frame) / area)
             return own
         wcs = headers.celestial_wcs(header)
         if wcs is None:
@@ -111,7 +117,7 @@ class Flux:
         if not part.size:
             return np.full((frame.size_px, frame.size_px), np.nan, dtype=np.float32)
         (brightness,) = resample(part[None], affine.shifted(column, row), frame.size_px)
-        plane: Plane = brightness * np.float32(per_count * self.reference_arcsec**2 / area)
+        plane: Plane = brightness * np.float32(per_count * self.unit_arcsec2(frame) / area)
         return plane
 
     def cutout(self, planes: Mapping[str, Plane], image_id: str, missing_limit: float) -> Cutout | Miss:

@@ -35,8 +35,9 @@ class Cutout:
 
     pixels: NDArray[np.generic]
     """Flux sources: float32, shape (C, H, W), row 0 in the south and column 0 in the
-    east, nanomaggies per pixel of the stretch's reference scale, NaN where there is no
-    data. Ready images: uint8, shape (H, W, 3), as the picture shows it (row 0 on top)."""
+    east, nanomaggies in the unit of the model's stretch (per pixel of its reference scale,
+    or of the cutout), NaN where there is no data. Ready images: uint8, shape (H, W, 3), as
+    the picture shows it (row 0 on top)."""
     missing_fraction: float = 0.0
     """Share of pixels without data, in the worst band."""
     masked_fraction: float = float("nan")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,15 @@ from gzsurvey.evaluation.sample import (
     votes_sample,
 )
 from gzsurvey.evaluation.table import as_text
+from gzsurvey.images.prepare import shown
 from gzsurvey.model.checkpoint import CheckpointInfo, write_aside
 from gzsurvey.outputs.aside import written_aside
 from gzsurvey.outputs.rows import at_prevalence
 from gzsurvey.recipes.evaluation import EvaluationRecipe
+from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.sky.healpix import cells
 from gzsurvey.training import job
+from gzsurvey.training.augment import refuse_meaningless
 from gzsurvey.training.describe import CELL_ORDER
 from gzsurvey.training.pictures import is_store
 from gzsurvey.votes.uncertainty import mixture_fractions
@@ -91,6 +95,8 @@ def evaluate(recipe: EvaluationRecipe, mixture: Mixture, out: Path, given: Given
     infos = mixture.infos()
     head = choose_head(mixture, infos[0], given, recipe)
     check_alike(mixture, infos, head)
+    if mixture.passes > 1 and mixture.vary == "views":
+        refuse_meaningless(recipe.augmentation, infos[0].preparation)
     description = {
         "recipe": recipe.model_dump(mode="json"),
         "checkpoints_sha256": mixture.hashes(),
@@ -168,16 +174,21 @@ def _evaluated(
         measured = task_results(sample, head, outputs, recipe)
         write_rows(paths.predictions, galaxies, _task_columns(sample, head, outputs, recipe))
     results: dict[str, Any] = without_nan(_described(predictor, info, given, galaxies) | measured)
-    shown = []
+    figures = []
     paths.figure("any").parent.mkdir(exist_ok=True)
     for drawing in draw(results):
         path = paths.figure(drawing.name)
         with written_aside(path) as aside:
             drawing.figure.savefig(aside, format="png", dpi=110)
-        shown.append(Shown(drawing.title, drawing.caption, path))
-    write_aside(paths.page, render(results, shown, galaxies.images).encode())
+        figures.append(Shown(drawing.title, drawing.caption, path))
+    write_aside(paths.page, render(results, figures, partial(_pictures, galaxies, info.preparation)).encode())
     write_aside(paths.results, json.dumps(results, indent=1, allow_nan=False).encode())
     return results
+
+
+def _pictures(galaxies: Sample, preparation: Preparation, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return galaxies as people would see them."""
+    return np.stack([shown(image, preparation) for image in galaxies.images(rows)])
 
 
 def _described(predictor: Predictor, info: CheckpointInfo, given: Given, galaxies: Sample) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class Agreement:
     """What it means to a user, by output."""
 
 
-def measure(model: PixelsToOutputs, onnx_model: OnnxModel, images: NDArray[np.uint8]) -> Agreement:
+def measure(model: PixelsToOutputs, onnx_model: OnnxModel, images: NDArray[Any]) -> Agreement:
     """Run both on the same images: all of them, and some in batches of `BATCH_SIZES`.
 
     Parameters
@@ -65,7 +66,7 @@ def measure(model: PixelsToOutputs, onnx_model: OnnxModel, images: NDArray[np.ui
         In float32 and evaluation mode, on the CPU.
     onnx_model : OnnxModel
         Made from it.
-    images : uint8, shape (N, 3, S, S)
+    images : uint8, or float32 flux, shape (N, 3, S, S)
         N at least 1.
 
     Raises
@@ -92,7 +93,7 @@ def measure(model: PixelsToOutputs, onnx_model: OnnxModel, images: NDArray[np.ui
 
 
 def _batches(
-    model: OnnxModel, images: NDArray[np.uint8], whole: dict[str, NDArray[np.float32]]
+    model: OnnxModel, images: NDArray[Any], whole: dict[str, NDArray[np.float32]]
 ) -> list[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:
     """Outputs of all images, then of some in batches of other sizes, with their rows."""
     rows = np.arange(len(images))
@@ -122,13 +123,13 @@ def _refuse_loss(precision: Precision, losses: Mapping[str, Loss]) -> None:
             )
 
 
-def _torch_outputs(model: PixelsToOutputs, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def _torch_outputs(model: PixelsToOutputs, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     with torch.no_grad():
         parts = [model(torch.from_numpy(np.ascontiguousarray(part))) for part in _split(images, BATCH_SIZES[-1])]
     return {name: torch.cat([part[i] for part in parts]).numpy() for i, name in enumerate(model.outputs)}
 
 
-def _split(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+def _split(images: NDArray[Any], size: int) -> list[NDArray[Any]]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gzsurvey.recipes.preparation import Preparation
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 INPUT = "image"
 OPSET = 20
 """Understood by ONNX Runtime from 1.17 on; what torch's exporter writes without conversion."""
-_LARGEST_PIXEL = 255.0
+LARGEST_PIXEL = 255.0
+"""Of a picture; a network takes it for 1."""
 
 
 class PixelsToOutputs(nn.Module):
@@ -29,7 +32,7 @@ class PixelsToOutputs(nn.Module):
     Parameters
     ----------
     network : nn.Module
-        Takes float32 images (N, 3, S, S) in 0..1, returns a mapping of outputs.
+        Takes float32 images (N, 3, S, S) in 0..1, or flux, and returns a mapping of outputs.
     outputs : sequence of str
         Which outputs, in the order of the file.
     """
@@ -40,31 +43,32 @@ class PixelsToOutputs(nn.Module):
         self.outputs = tuple(outputs)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Scale the pixels, run the network.
+        """Scale the pixels of pictures, run the network.
 
         Parameters
         ----------
-        image : uint8, shape (N, 3, S, S)
-            Prepared pictures.
+        image : uint8, or float32 flux, shape (N, 3, S, S)
+            Prepared.
 
         Returns
         -------
         tuple of float32, shape (N, ...)
             In the order of `outputs`.
         """
-        results = self.network(image.to(torch.float32) / _LARGEST_PIXEL)
+        pixels = image.to(torch.float32) / LARGEST_PIXEL if image.dtype == torch.uint8 else image
+        results = self.network(pixels)
         return tuple(results[name] for name in self.outputs)
 
 
-def to_onnx(model: PixelsToOutputs, image_size: int) -> ModelProto:
+def to_onnx(model: PixelsToOutputs, preparation: Preparation) -> ModelProto:
     """Trace `model` into ONNX, batch normalisation folded and batch left open.
 
     Parameters
     ----------
     model : PixelsToOutputs
         In evaluation mode, on the CPU.
-    image_size : int
-        S.
+    preparation : Preparation
+        Says S, and whether images are pictures or flux.
 
     Returns
     -------
@@ -73,7 +77,8 @@ def to_onnx(model: PixelsToOutputs, image_size: int) -> ModelProto:
         sources in it.
     """
     # Of two, because a batch of one is traced as a constant.
-    example = torch.zeros((2, 3, image_size, image_size), dtype=torch.uint8)
+    size, pixel = preparation.image_size, getattr(torch, preparation.input_type)
+    example = torch.zeros((2, 3, size, size), dtype=pixel)
     with _quiet():
         program = torch.onnx.export(
             model,

@@ -104,8 +104,9 @@ def _input(card: Card) -> Iterator[str]:
     yield "  Scaling of pixel values is inside the file: give it 0 to 255."
     yield f"- Bands {', '.join(preparation.bands)} (bluest first; the reddest is R)."
     yield from (f"- Mind: {warning}." for warning in preparation.warnings)
+    unit = "the image" if stretch.flux_per == "pixel" else f"{stretch.reference_scale_arcsec:g} arcsec"
     yield f"- Stretch '{stretch.kind}' with {', '.join(f'{scale:g}' for scale in stretch.scales)}, on nanomaggies"
-    yield f"  (AB zero point 22.5) per pixel of {stretch.reference_scale_arcsec:g} arcsec."
+    yield f"  (AB zero point 22.5) per pixel of {unit}."
     yield f"- Field of view: {field}."
     yield f"- Ready images: the central {100 * preparation.crop:g} % of the side, resized with antialiasing."
 

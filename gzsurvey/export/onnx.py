@@ -21,7 +21,7 @@ from gzsurvey.export.agreement import measure
 from gzsurvey.export.ensemble import Ensemble, describe_ensemble
 from gzsurvey.export.graph import OPSET, PixelsToOutputs, to_onnx
 from gzsurvey.export.model_card import model_card
-from gzsurvey.export.pictures import Pictures, stored_pictures, travelling_pictures
+from gzsurvey.export.pictures import Pictures, invented_flux, stored_pictures, travelling_pictures
 from gzsurvey.export.precision import lowered
 from gzsurvey.export.recalibrate import recalibrated
 from gzsurvey.export.speed import compare_speed
@@ -81,8 +81,8 @@ def export(
     Raises
     ------
     gzsurvey.errors.ExportError
-        A checkpoint predicts nothing, members differ in what they predict, or the file differs from
-        torch; nothing is kept.
+        A checkpoint predicts nothing, members differ in what they predict, a model of flux is wanted in
+        another precision than ``fp32``, or the file differs from torch; nothing is kept.
     gzsurvey.errors.OutputConflict
         `out` is there and was made from something else.
     gzsurvey.errors.RecipeError
@@ -103,6 +103,8 @@ def export(
         raise ExportError(f"{out}: there is no directory {out.parent}")
     loaded = [load_network(file) for file in files]
     described = describe_ensemble([info for _, info in loaded], [str(name) for name in checkpoints])
+    if precision != "fp32" and described.preparation.is_flux:
+        raise ExportError("a model of flux is exported in fp32 only; leave the precision out")
     pictures, calibrated_in = _pictures(described, precision, dataset), "fp32"
     if precision != "fp32" and dataset is not None and _trained_all(Store(dataset), loaded):
         loaded = [recalibrated(*member, precision, pictures, Store(dataset)) for member in loaded]
@@ -122,6 +124,8 @@ def export(
 
 def _pictures(info: CheckpointInfo, precision: Precision, dataset: Path | None) -> Pictures:
     size = info.preparation.image_size
+    if dataset is None and info.preparation.is_flux:
+        return invented_flux(info.preparation)
     if dataset is None:
         return travelling_pictures(info.thumbnails, size, precision)
     store = Store(dataset)
@@ -167,6 +171,7 @@ def draft_card(info: CheckpointInfo, name: str, campaign: str | None = None) -> 
         {field: getattr(info, field) for field in _INHERITED}
         | {
             "name": name,
+            "input_type": info.preparation.input_type,
             "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "default_campaign": campaign or info.most_voted_campaign or (known[0] if known else None),
             "versions": {f"training: {package}": number for package, number in info.versions.items()},
@@ -199,7 +204,7 @@ def keep(network: nn.Module, card: Card, pictures: Pictures, out: Path) -> Card:
         They disagree, or the file is too large for one piece; nothing is kept.
     """
     model = PixelsToOutputs(network, tuple(card.outputs)).eval().cpu()
-    exact = to_onnx(model, card.preparation.image_size)
+    exact = to_onnx(model, card.preparation)
     proto = lowered(exact, card.precision, pictures.ranged)
     page = out.with_suffix(".md")
     with _aside(out) as onnx_aside, _aside(page) as page_aside:

@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from PIL import Image
 
 from gzsurvey.card import Precision
 from gzsurvey.dataset.store import Store
+from gzsurvey.export.graph import LARGEST_PIXEL
 from gzsurvey.inference.predict import to_model_input
+from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.training.describe import some
 
 SEED = 20
@@ -27,11 +30,11 @@ RANGED, COMPARED = 512, 256
 
 @dataclass(frozen=True)
 class Pictures:
-    """Galaxies that an export is made with."""
+    """Galaxies that an export is made with, as uint8 or float32 flux."""
 
-    ranged: NDArray[np.uint8]
+    ranged: NDArray[Any]
     """On which ranges of activations are measured, shape (N, 3, S, S)."""
-    compared: NDArray[np.uint8]
+    compared: NDArray[Any]
     """On which the file is compared with torch, shape (N, 3, S, S); N at least 1."""
 
 
@@ -84,6 +87,15 @@ def invented_images(size: int, count: int = 32) -> NDArray[np.uint8]:
     spots = colours * np.exp(-(x**2 + (y * rng.uniform(1, 3, (count, 1, 1, 1))) ** 2) / (2 * widths**2))
     noise = rng.normal(12, 6, (count, 3, size, size))
     return np.asarray(np.clip(spots + noise, 0, 255).astype(np.uint8))
+
+
+def invented_flux(preparation: Preparation) -> Pictures:
+    """Return invented images as flux, from what the model takes for black to what it takes for white."""
+    stretch = preparation.stretch
+    black, white = np.arcsinh(stretch.black), np.arcsinh(stretch.white)
+    shades = invented_images(preparation.image_size) / LARGEST_PIXEL
+    flux = np.sinh(black + (white - black) * shades) * np.array(stretch.scales)[:, None, None]
+    return Pictures(flux.astype(np.float32), flux.astype(np.float32))
 
 
 def _decode(text: str, size: int) -> NDArray[np.uint8]:

@@ -70,7 +70,7 @@ def recalibrated(
     Network, CheckpointInfo
         With the new calibration; tasks that were finetuned keep theirs, their labels are not in the store.
     """
-    proto = to_onnx(PixelsToOutputs(network, ("embedding",)).eval().cpu(), info.preparation.image_size)
+    proto = to_onnx(PixelsToOutputs(network, ("embedding",)).eval().cpu(), info.preparation)
     stand_in = copy.copy(network)
     stand_in._modules = dict(network._modules)
     session = open_session(lowered(proto, precision, pictures.ranged).SerializeToString(), "auto", cores())

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from gzsurvey.card import Precision
 from gzsurvey.export.graph import INPUT
-from gzsurvey.inference.provider import NAMES, open_session
+from gzsurvey.inference.provider import CPU, NAMES, open_session
+from gzsurvey.inference.session import images_on_a_cpu
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_BATCH = 32
-_ROUNDS = 5
+_ON_A_GPU = 32
+_ROUNDS = 20
 _SECONDS = 3.0
 """Rounds end sooner where a batch takes long."""
 
@@ -41,12 +42,14 @@ def compare_speed(exact: ModelProto, lower: ModelProto, precision: Precision, im
         One sentence.
     """
     sessions = [open_session(proto.SerializeToString(), "auto", 1) for proto in (exact, lower)]
-    batch = np.resize(images, (_BATCH, *images.shape[1:]))
+    on_a_cpu = sessions[0].get_providers()[0] == CPU
+    n = images_on_a_cpu(images.shape[-1]) if on_a_cpu else _ON_A_GPU
+    batch = np.resize(images, (n, *images.shape[1:]))
     runs: list[Callable[[], object]] = [lambda s=session: s.run(None, {INPUT: batch}) for session in sessions]  # type: ignore[misc]
     slow, fast = _in_turns(runs)
     provider = NAMES[sessions[0].get_providers()[0]]
     verdict = "slower than" if fast > slow else f"{slow / fast:.1f} times as fast as"
-    rates = f"{_BATCH / fast:,.0f} against {_BATCH / slow:,.0f} images/s"
+    rates = f"{n / fast:,.0f} against {n / slow:,.0f} images/s"
     return f"here ({provider}) {precision} is {verdict} fp32: {rates}"
 
 

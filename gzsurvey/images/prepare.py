@@ -39,8 +39,8 @@ def prepare_cutout(pixels: NDArray[np.generic], preparation: Preparation) -> NDA
     Returns
     -------
     uint8, shape (S, S, 3)
-        A picture, row 0 in the north. With the stretch ``flux``: float32 nanomaggies per pixel of the
-        stretch's reference scale, planes in the order of the preparation's bands, 0 where there is no data.
+        A picture, row 0 in the north. With the stretch ``flux``: float32 nanomaggies in the stretch's unit, planes
+        in the order of the preparation's bands, 0 where there is no data.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gzsurvey.inference.provider import CPU, Provider
-from gzsurvey.inference.session import ON_A_CPU, OnnxModel
+from gzsurvey.inference.session import OnnxModel
 
 _SMALLEST = 32
 _LARGEST = 2048
@@ -30,11 +30,12 @@ def choose_batch_size(path: Path, provider: Provider) -> int:
     Returns
     -------
     int
-        8 on a CPU. On a GPU a batch is padded to it, so that a run keeps one size.
+        On a CPU what `images_on_a_cpu` says, so that equal plans are equal. On a GPU a batch is padded to it, so
+        that a run keeps one size.
     """
     model = OnnxModel(path, provider)
     if model.provider == CPU:
-        return ON_A_CPU
+        return model.batch_size
     best, rate = _SMALLEST, _rate(OnnxModel(path, provider, batch_size=_SMALLEST))
     while best < _LARGEST:
         larger = _larger(path, provider, 2 * best)

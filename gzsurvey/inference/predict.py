@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gzsurvey.inference.session import OnnxModel
 
 _BATCHES_AHEAD = 2
-"""Batches waiting for the model: one being predicted, one ready, one being prepared."""
+"""Batches waiting for each thread of the model: one being predicted, one ready."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Predictions:
 def predict(model: OnnxModel, images: Iterable[tuple[int, NDArray[Any]]]) -> Iterator[Predictions]:
     """Predict a stream of images, batch by batch and in order, in bounded memory.
 
-    The model runs in a thread of its own while this generator pulls, and so prepares, the next images.
+    The model runs in threads of its own while this generator pulls, and so prepares, the next images.
 
     Parameters
     ----------
     model : OnnxModel
-        Its `batch_size` is used.
+        Its `batch_size` and `threads` are used.
     images : iterable of (int, array of shape (3, S, S))
         Row number and prepared image in the model's layout; consumed in the caller's thread. An error raised here
         reaches the caller.
@@ -50,11 +50,11 @@ def predict(model: OnnxModel, images: Iterable[tuple[int, NDArray[Any]]]) -> Ite
         Every row once.
     """
     pending: deque[tuple[NDArray[np.int64], Future[dict[str, NDArray[np.float32]]]]] = deque()
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+    executor = ThreadPoolExecutor(model.threads, thread_name_prefix="inference")
     try:
         for rows, pixels in _batches(images, model.batch_size):
             pending.append((rows, executor.submit(model.run, pixels)))
-            while pending and (len(pending) >= _BATCHES_AHEAD or pending[0][1].done()):
+            while pending and (len(pending) >= _BATCHES_AHEAD * model.threads or pending[0][1].done()):
                 yield _finished(*pending.popleft())
         while pending:
             yield _finished(*pending.popleft())

@@ -6,6 +6,8 @@ Letters: N galaxies, S pixels on a side of the model's input.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from gzsurvey.inference.fixed import FixedBatch, open_fixed_batch
 from gzsurvey.inference.provider import CPU, CUDA, Provider, open_session
 
 INPUT = "image"
-_LEAST_BATCH = 2
-"""ONNX Runtime multiplies a single row by other kernels than several, with other roundings."""
-ON_A_CPU = 8
-"""Images at once: activations of more do not stay in a core's cache, and what a galaxy gets does not depend on it."""
+_ROWS = 4
+"""Batches on a CPU are multiples of it. ONNX Runtime takes logarithms four values at a time, those left over with
+another rounding, and multiplies a single row by other kernels than several."""
+_LARGEST_ON_A_CPU = 32
+_PIXELS_ON_A_CPU = 1 << 17
+"""Of images at once: activations of more do not stay in a core's cache. Measured: docs/benchmarks/inference.md."""
 _ELEMENT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
@@ -35,10 +39,11 @@ class OnnxModel:
     provider : {"auto", "cpu", "cuda", "tensorrt"}
         ``auto``: CUDA where there is a GPU, else the CPU.
     threads : int
-        CPU threads for one batch. Several workers on one machine share its cores: 1 each.
-    batch_size : int
-        Images given to ONNX Runtime at once. On a GPU the last batch is padded to it, so that
-        one set of kernels predicts every galaxy.
+        Batches side by side on a CPU, each on one thread: they wait for one another less than the threads of one
+        batch do. Several workers on one machine share its cores: 1 each.
+    batch_size : int, optional
+        Images given to ONNX Runtime at once; default: `images_on_a_cpu`. On a GPU the last batch is padded to it,
+        so that one set of kernels predicts every galaxy.
 
     Raises
     ------
@@ -48,17 +53,22 @@ class OnnxModel:
         What was asked for does not run here, or a GPU is here that cannot be used.
     """
 
-    def __init__(self, path: Path, provider: Provider = "auto", threads: int = 1, batch_size: int = ON_A_CPU) -> None:
-        if batch_size < 1:
+    def __init__(
+        self, path: Path, provider: Provider = "auto", threads: int = 1, batch_size: int | None = None
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"'batch_size' must be at least 1, got {batch_size}")
         self.path = path
-        self.batch_size = batch_size
         content = _read(path)
         self.sha256 = hashlib.sha256(content).hexdigest()
         """Of the whole file."""
-        self._session = _open(path, content, provider, threads)
+        self._session = _open(path, content, provider)
         self.card: Card = read_card(dict(self._session.get_modelmeta().custom_metadata_map), str(path))
         """What the model expects and means."""
+        self.batch_size = batch_size or images_on_a_cpu(self.card.preparation.image_size)
+        """Images given to ONNX Runtime at once."""
+        self.threads = threads if self.provider == CPU else 1
+        """Batches side by side."""
         _check_input(self._session.get_inputs(), self.card, str(path))
         _check_outputs(self._session.get_outputs(), self.card, str(path))
         self._fixed = self._open_fixed(content) if self.provider == CUDA else None
@@ -105,11 +115,19 @@ class OnnxModel:
         results: dict[str, NDArray[np.float32]] = {
             name: np.empty((len(images), *shape), dtype=np.float32) for name, shape in self.card.output_shapes.items()
         }
-        for start in range(0, len(images), self.batch_size):
+
+        def fill(start: int) -> None:
             batch = images[start : start + self.batch_size]
             for name, values in zip(results, self._run_batch(batch), strict=True):
                 self._check_values(name, values, len(batch), results[name].shape[1:])
                 results[name][start : start + len(batch)] = values
+
+        starts = range(0, len(images), self.batch_size)
+        if min(self.threads, len(starts)) <= 1:
+            deque(map(fill, starts), maxlen=0)
+        else:
+            with ThreadPoolExecutor(self.threads, thread_name_prefix="inference") as pool:
+                deque(pool.map(fill, starts), maxlen=0)
         return results
 
     def _open_fixed(self, content: bytes) -> FixedBatch:
@@ -120,9 +138,9 @@ class OnnxModel:
         if self._fixed is not None:
             return list(self._fixed.run(batch))
         n = len(batch)
-        least = _LEAST_BATCH if self.provider == CPU else max(_LEAST_BATCH, self.batch_size)
-        if n < least:
-            batch = np.concatenate([batch, np.zeros((least - n, *batch.shape[1:]), batch.dtype)])
+        missing = -n % _ROWS if self.provider == CPU else self.batch_size - n
+        if missing:
+            batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
         outputs = self._session.run(list(self.card.outputs), {INPUT: np.ascontiguousarray(batch)})
         return [values[:n] for values in outputs] if len(batch) > n else list(outputs)
 
@@ -143,6 +161,11 @@ class OnnxModel:
             )
 
 
+def images_on_a_cpu(size: int) -> int:
+    """Return how many images of `size` pixels on a side a CPU is best given at once: 4 of 224, 8 of 128, 32 of 64."""
+    return max(_ROWS, min(_LARGEST_ON_A_CPU, _PIXELS_ON_A_CPU // size**2 // _ROWS * _ROWS))
+
+
 def _read(path: Path) -> bytes:
     try:
         content = path.read_bytes()
@@ -153,7 +176,7 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _open(path: Path, content: bytes, provider: Provider, threads: int) -> Any:
+def _open(path: Path, content: bytes, provider: Provider) -> Any:
     from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
     broken = (ort_errors.InvalidProtobuf, ort_errors.NoModel)
@@ -165,7 +188,7 @@ def _open(path: Path, content: bytes, provider: Provider, threads: int) -> Any:
         ort_errors.RuntimeException,
     )
     try:
-        return open_session(content, provider, threads)
+        return open_session(content, provider, 1)
     except broken:
         raise CardMismatch(str(path), "is truncated, or no ONNX file; expected one with a gzsurvey card") from None
     except unusable as error:

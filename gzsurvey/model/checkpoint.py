@@ -185,7 +185,7 @@ def load_network(checkpoint: Path) -> tuple[Network, CheckpointInfo]:
         The file is damaged, of another version, or its weights do not fit its encoder.
     """
     info = read_info(checkpoint)
-    network = Network(create_encoder(info.encoder), info.heads, calibration=info.calibration)
+    network = Network(create_encoder(info.encoder, info.preparation), info.heads, calibration=info.calibration)
     load_weights(network, read_tensors(checkpoint), checkpoint)
     return network.eval(), info
 
@@ -198,11 +198,13 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, torch.Tensor], orig
     gzsurvey.errors.RecipeError
         A name or shape differs.
     """
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())[:200]
-        raise RecipeError(str(origin), f"its weights do not fit its description: {problem}") from None
+    shapes = [{name: list(tensor.shape) for name, tensor in part.items()} for part in (module.state_dict(), tensors)]
+    for name in (*shapes[0], *shapes[1]):
+        expected, found = (part.get(name, "absent") for part in shapes)
+        if expected != found:
+            problem = f"its weights do not fit its description: {name} is {found}, expected {expected}"
+            raise RecipeError(str(origin), problem)
+    module.load_state_dict(tensors)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -217,7 +219,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise RecipeError(str(path), f"is damaged: {error}") from None
+        raise _damaged(path, error) from None
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -225,4 +227,8 @@ def _metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise RecipeError(str(path), f"is damaged: {error}") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> RecipeError:
+    return RecipeError(str(path), f"is damaged ({error}); expected a file as 'pretrain' or 'finetune' wrote it")

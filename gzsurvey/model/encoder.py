@@ -10,13 +10,17 @@ from safetensors import SafetensorError
 from torch import nn
 
 from gzsurvey.errors import RecipeError
+from gzsurvey.model.intake import give_intake
 from gzsurvey.model.timm_import import import_timm
+from gzsurvey.recipes.preparation import Preparation
 
 _FILES = ("config.json", "model.safetensors")
 _HUB = ("hf_hub:", "hf-hub:")
 
 
-def create_encoder(name: str, *, pretrained: bool = False, drop_path: float = 0.0) -> nn.Module:
+def create_encoder(
+    name: str, preparation: Preparation | None = None, *, pretrained: bool = False, drop_path: float = 0.0
+) -> nn.Module:
     """Build an encoder without its classifier: images (N, 3, H, W) to embeddings (N, D).
 
     Parameters
@@ -24,6 +28,8 @@ def create_encoder(name: str, *, pretrained: bool = False, drop_path: float = 0.
     name : str
         A timm name, a local folder in the hub's layout (``config.json`` and
         ``model.safetensors``), or ``hf_hub:OWNER/NAME``. The latter two bring weights.
+    preparation : Preparation, optional
+        Of its images; pictures if not given.
     pretrained : bool
         Start from the weights that timm publishes for `name` (a download).
     drop_path : float
@@ -44,6 +50,8 @@ def create_encoder(name: str, *, pretrained: bool = False, drop_path: float = 0.
     encoder = _create(name if folder is None else f"local-dir:{folder}", name, folder is not None, options)
     if folder is not None:
         _refuse_special_options(encoder, name)
+    if preparation is not None and preparation.is_flux:
+        give_intake(encoder, preparation.stretch)
     return encoder
 
 

@@ -118,7 +118,7 @@ class Network(nn.Module):
         Parameters
         ----------
         images : float32, shape (N, 3, H, W)
-            Between 0 and 1.
+            Between 0 and 1, or flux where the encoder takes it.
 
         Returns
         -------

@@ -32,10 +32,10 @@ ROWS_PER_CHUNK = 1024
 """Rows that are compressed together inside a shard: reading one row reads no more."""
 VALUES_PER_CHUNK = 16_384
 """The same of an array with one value a row: small chunks cost more time than they save."""
-_READERS = 2
-"""Threads that decompress chunks: each more holds on to memory of its own."""
 _CHUNKS_AT_A_TIME = 64
 """That Zarr hands to its codecs together: handing them over one by one takes an eighth of a reader's time."""
+_READERS, _WRITERS = 2, 1
+"""Threads that decompress and compress chunks: each holds on to memory of its own, more with every block."""
 FLUSHES = 8
 """Files that are flushed to disk at a time."""
 Role = Literal["id", "row", "layer", "kept", "size", "output"]
@@ -184,7 +184,13 @@ def _shard_content(path: Path, block: int, rows: NDArray[Any]) -> tuple[str, byt
 
     metadata = default_buffer_prototype().buffer.from_bytes((path / "zarr.json").read_bytes())
     kept: dict[str, Any] = {"zarr.json": metadata}
-    with zarr.config.set({"array.write_empty_chunks": True, "codec_pipeline.batch_size": _CHUNKS_AT_A_TIME}):
+    with zarr.config.set(
+        {
+            "array.write_empty_chunks": True,
+            "threading.max_workers": _WRITERS,
+            "codec_pipeline.batch_size": _CHUNKS_AT_A_TIME,
+        }
+    ):
         array: Any = zarr.open_array(zarr.storage.MemoryStore(kept), mode="r+")
         start = block * array.shards[0]
         _check_shape(path.name, rows, array, start)

@@ -71,7 +71,7 @@ class ClusterProfile(Section):
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Processes; by default one per core, per GPU or per task of the job."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """Threads of each process: of the model on a CPU; with a GPU, those that fetch and prepare images for it."""
+    """Threads of each process: batches side by side on a CPU; with a GPU, those that fetch and prepare images."""
     tasks_per_worker: Annotated[int, Field(ge=1, le=10)] = 2
     """Blocks handed out at a time: one being worked on, the others waiting."""
     address: str | None = None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from gzsurvey.recipes.base import Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class ScaleRule(Section):
@@ -29,6 +33,7 @@ class ScaleRule(Section):
         return self
 
 
+Scale = TypeVar("Scale", float, "NDArray[np.float64]")
 Kind = Literal["gz_decals", "legacy", "lupton", "gz_euclid", "low_surface_brightness", "asinh", "percentile", "flux"]
 STRETCH_SCALES: dict[Kind, tuple[float, float, float]] = {
     "gz_decals": (0.008, 0.014, 0.019),
@@ -38,7 +43,7 @@ STRETCH_SCALES: dict[Kind, tuple[float, float, float]] = {
     "low_surface_brightness": (138.4, 138.4, 138.4),
     "asinh": (0.008, 0.014, 0.019),
     "percentile": (1.0, 1.0, 1.0),
-    "flux": (1.0, 1.0, 1.0),
+    "flux": (0.008, 0.014, 0.019),
 }
 """Each look's usual numbers for three bands, bluest first (g, r, z). Those of Galaxy Zoo Euclid are per count of the
 mosaics: 100 (VIS), 0.2 (Y) and, at low surface brightness, 20 (VIS); here per nanomaggy, with zero points of 24.6 (VIS)
@@ -58,7 +63,8 @@ class Stretch(Section):
     ``low_surface_brightness``: Galaxy Zoo Euclid's look at faint light; fluxes are multiplied by `scales`.
     ``asinh``: each band by itself, fluxes divided by `scales`, from `black` to `white`.
     ``percentile``: each band by itself, linear between `percentiles` of its pixels.
-    ``flux``: no picture, but float32 nanomaggies per reference pixel, for models that take flux.
+    ``flux``: no picture, but float32 nanomaggies, for models that take flux. A network that is trained here bends them
+    as ``asinh`` does, inside the model, and cuts nothing.
     """
 
     kind: Kind = "gz_decals"
@@ -67,14 +73,17 @@ class Stretch(Section):
     reference_scale_arcsec: Annotated[float, Field(gt=0.01, le=10)] = 0.262
     """Fluxes reach the stretch in nanomaggies per pixel of this scale; 0.1 for the looks of Galaxy Zoo Euclid if not
     given."""
+    flux_per: Literal["reference_pixel", "pixel"] = "reference_pixel"
+    """Of `flux`: ``reference_pixel`` keeps surface brightness, the same in pixels of any scale. ``pixel`` gives each
+    pixel of the cutout its own flux, so that pixels add up to the total flux."""
     lupton_q: Annotated[float, Field(gt=0, le=100)] = 8.0
     """Softening of `lupton`: how soon it bends from linear to logarithmic."""
     lupton_range: Annotated[float, Field(gt=0, le=1e4)] = 0.3
     """Flux of `lupton` where its linear part would reach white, in nanomaggies per reference pixel."""
     black: float = -0.5
-    """Flux over scale that `asinh` shows black."""
+    """Flux over scale that `asinh` shows black, and a network of flux takes for 0."""
     white: float = 300.0
-    """Flux over scale that `asinh` shows white."""
+    """Flux over scale that `asinh` shows white, and a network of flux takes for 1."""
     percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
     """Of a cutout's pixels, that `percentile` shows black and white."""
 
@@ -82,6 +91,10 @@ class Stretch(Section):
     def comparable(self) -> bool:
         """Whether equal fluxes look equal in every galaxy; where not, a cutout's own pixels set its range."""
         return self.kind not in {"gz_euclid", "low_surface_brightness", "percentile"}
+
+    def unit_arcsec(self, scale_arcsec: Scale) -> Scale | float:
+        """Side of the pixels to which fluxes refer, in a cutout with pixels of `scale_arcsec`."""
+        return self.reference_scale_arcsec if self.flux_per == "reference_pixel" else scale_arcsec
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +115,8 @@ class Stretch(Section):
             raise ValueError("'black' must be below 'white'")
         if self.percentiles[0] >= self.percentiles[1]:
             raise ValueError("'percentiles' must ascend")
+        if self.flux_per == "pixel" and self.kind != "flux":
+            raise ValueError("'flux_per: pixel' belongs to kind 'flux': pictures show surface brightness")
         return self
 
 

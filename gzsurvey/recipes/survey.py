@@ -20,7 +20,7 @@ class SurveyRecipe(Section):
     block_rows: Annotated[int, Field(ge=256, le=65_536, multiple_of=256)]
     """Largest block; small jobs take smaller ones."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
-    """Galaxies given to the model at once; ``auto``: 8 on a CPU, measured by `plan` on a GPU."""
+    """Galaxies given to the model at once; ``auto``: as many as a core's cache holds; on a GPU measured by `plan`."""
     provider: Literal["auto", "cpu", "cuda", "tensorrt"]
     """What the model runs on; ``auto``: a GPU where there is one. What was planned is what every worker must have."""
     missing_limit: Annotated[float, Field(ge=0, le=1)]

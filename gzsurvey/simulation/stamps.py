@@ -73,12 +73,12 @@ def surroundings(
 def on_frame(
     native: Planes, centre: tuple[float, float], frame: Frame, region: Region, preparation: Preparation
 ) -> Planes:
-    """Resample native pixels (3, H, W) to a frame, as surface brightness; (3, S, S)."""
+    """Resample native pixels (3, H, W) to a frame, in the unit of the stretch; (3, S, S)."""
     step = frame.scale_arcsec / region.pixel_scale_arcsec
     start = (frame.size_px - 1) / 2 * step
     affine = Affine(centre[0] - start, centre[1] - start, step, 0.0, 0.0, step)
-    brightness = (preparation.stretch.reference_scale_arcsec / region.pixel_scale_arcsec) ** 2
-    return resample(native, affine, frame.size_px) * np.float32(brightness)
+    native_pixels = (preparation.stretch.unit_arcsec(frame.scale_arcsec) / region.pixel_scale_arcsec) ** 2
+    return resample(native, affine, frame.size_px) * np.float32(native_pixels)
 
 
 def encode(picture: NDArray[np.uint8]) -> bytes:

@@ -97,6 +97,8 @@ def _store(recipe: StudyRecipe, paths: StudyPaths) -> tuple[Store, Path]:
         root, name, more = Path(recipe.data), recipe.dataset.recipe, [f"data={recipe.data}"]
     splits = [f"splits.{part}={share}" for part, share in recipe.dataset.splits.items()]
     loaded = load_dataset_recipe(name, [*more, *splits])
+    if loaded.preparation.is_flux:
+        raise RecipeError(recipe.name, "compares networks of pictures; its dataset must not keep flux")
     return dataset.build(_holding_out(loaded, recipe.dataset.hold_out), paths.store), root
 
 

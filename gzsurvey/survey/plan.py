@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gzsurvey.cutouts.open import check_source, open_source
+from gzsurvey.cutouts.open import check_scale, check_source, open_source
 from gzsurvey.cutouts.source import Demand, RemoteSource
 from gzsurvey.errors import DiskFull, RecipeError
 from gzsurvey.inference import OnnxModel, choose_batch_size
@@ -314,6 +314,8 @@ def _look(asked: _Asked, model: OnnxModel, targets: DraftedTargets) -> tuple[Loo
         open_source(absolute(spec), model.card.preparation, index, recipe.missing_limit, recipe.politeness)
         for spec, index in zip(asked.job.sources, asked.indexes, strict=True)
     ]
+    for index in filter(None, asked.indexes):
+        check_scale(index, sample["cutout_width"])
     seen = look(model, sources, sample, recipe.missing_limit)
     pairs = zip(asked.job.sources, sources, strict=True)
     remote = [source for spec, source in pairs if spec.is_remote and isinstance(source, RemoteSource)]

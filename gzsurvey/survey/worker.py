@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gzsurvey import __version__
 from gzsurvey.cutouts.remote.budget import HOSTS
 from gzsurvey.cutouts.source import Miss
 from gzsurvey.errors import CardMismatch, ClusterError, DiskFull, SourceFault
@@ -59,12 +60,14 @@ class BlockTask:
     retry: tuple[int, ...] = ()
     """Only targets of these statuses are tried again, where the block was finished."""
     threads: int = 1
-    """Of the model on a CPU; with a GPU, those that fetch and prepare images for it."""
+    """Batches side by side on a CPU; with a GPU, those that fetch and prepare images for it."""
     attempt: int = 1
     workers: int = 1
     """How many processes fetch for the run: they share what a host may be asked for."""
     retrieval: RetrievalPool | None = None
     """Workers that fetch for this one; None: it fetches itself."""
+    gzsurvey: str = __version__
+    """Of the process that hands out blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,9 @@ def open_runtime(run: Path, _session: str, threads: int) -> Runtime:
 
 def _work(task: BlockTask, run: Path, started: float, reporter: Reporter) -> ledger.LedgerEntry:
     logger.info("begun", extra={"facts": {"session": task.session}})
+    if task.gzsurvey != __version__:
+        problem = f"has gzsurvey {__version__}, the run has {task.gzsurvey}; install the same"
+        raise ClusterError(socket.gethostname(), problem)
     HOSTS.assume(task.workers)
     reporter.enter("opening model and sources")
     runtime = open_runtime(run, task.session, task.threads)

@@ -16,9 +16,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from gzsurvey.errors import TrainingError
+from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.training import AugmentationRecipe
 
 _LUMA = (0.2989, 0.587, 0.114)
+UNZOOMED = (1.0, 1.0)
+"""Area and aspect of a view that keeps the scale of its pixels."""
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
@@ -55,6 +59,27 @@ class Draws:
     def joined(parts: Sequence[Draws]) -> Draws:
         """Put draws one after the other."""
         return Draws(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Draws)))
+
+
+def refuse_meaningless(recipe: AugmentationRecipe, preparation: Preparation) -> None:
+    """Refuse views that no galaxy could have: fluxes are measurements, so their colours stay.
+
+    Raises
+    ------
+    gzsurvey.errors.TrainingError
+        Says which keys to change.
+    """
+    if not preparation.is_flux:
+        return
+    if recipe.jitter or recipe.greyscale:
+        raise TrainingError(
+            "images are flux, whose colours are measurements; set augmentation.jitter=0 and augmentation.greyscale=0"
+        )
+    if preparation.stretch.flux_per == "pixel" and (recipe.area, recipe.aspect) != (UNZOOMED, UNZOOMED):
+        raise TrainingError(
+            "images are flux per pixel, which a zoom would change; set augmentation.area=[1,1] and "
+            "augmentation.aspect=[1,1]"
+        )
 
 
 def draw(recipe: AugmentationRecipe, n: int, seed: int) -> Draws:
@@ -113,14 +138,14 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     Parameters
     ----------
     images : float32, shape (N, 3, S, S)
-        Between 0 and 1.
+        Between 0 and 1; or flux, whose colours `draws` leaves alone.
     draws : Draws
         For N galaxies, on any device.
 
     Returns
     -------
     float32, shape (N, 3, S, S)
-        Between 0 and 1; black where a view reaches beyond its image.
+        In the same unit; 0 where a view reaches beyond its image.
     """
     return blur(change_colours(move(images, draws), draws), draws)
 

@@ -34,7 +34,7 @@ class Batch:
 
     step: int
     images: Tensor
-    """uint8, shape (N, S, S, 3)."""
+    """uint8, or float32 flux, shape (N, S, S, 3)."""
     votes: Tensor
     """int32, shape (N, A)."""
 
@@ -43,24 +43,19 @@ class Batch:
         return Batch(self.step, self.images.to(device, non_blocking=True), self.votes.to(device, non_blocking=True))
 
 
-def refuse_flux(store: Store) -> None:
-    """Refuse a store of flux: networks are trained on pictures here.
-
-    Raises
-    ------
-    gzsurvey.errors.TrainingError
-        It holds flux.
-    """
-    if store.info.preparation.is_flux:
-        raise TrainingError(f"{store.path} holds flux, and networks are trained on pictures here; build it as pictures")
-
-
 def as_input(images: Tensor) -> Tensor:
-    """Turn stored images (N, S, S, 3) uint8 into network input (N, 3, S, S) float32 from 0 to 1.
+    """Turn stored images (N, S, S, 3) into network input (N, 3, S, S): uint8 into float32 from 0 to 1, flux as it is.
 
     In channels-last memory order, which is how the store has them.
     """
-    return images.permute(0, 3, 1, 2).float().div_(255.0)
+    planes = images.permute(0, 3, 1, 2)
+    return planes.float().div_(255.0) if images.dtype == torch.uint8 else planes
+
+
+def as_stored(inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn network input back into images (N, S, S, 3), `dtype` being that of the store."""
+    pixels = (inputs * 255.0).round().to(dtype) if dtype == torch.uint8 else inputs
+    return pixels.permute(0, 2, 3, 1)
 
 
 class Order:

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from gzsurvey.card import EmbeddingReference, TrainingRange
 from gzsurvey.dataset.store import ROWS_AT_A_TIME, Store
+from gzsurvey.images.prepare import shown
 from gzsurvey.model.network import Network
 from gzsurvey.outliers import fit_reference
+from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.sky.healpix import NO_CELL, cells
 from gzsurvey.training.data import as_input, read_ahead
 
@@ -31,14 +33,14 @@ CELL_ORDER = 18
 AT_A_TIME = 256
 
 
-def embed(network: Network, images: Iterable[NDArray[np.uint8]], device: torch.device) -> NDArray[np.float32]:
-    """Embed pictures as they are, without augmentation.
+def embed(network: Network, images: Iterable[NDArray[Any]], device: torch.device) -> NDArray[np.float32]:
+    """Embed images as they are, without augmentation.
 
     Parameters
     ----------
     network : Network
         Left in evaluation mode.
-    images : iterable of uint8, shape (n, S, S, 3)
+    images : iterable of uint8, or float32 flux, shape (n, S, S, 3)
         Parts of one collection.
     device : torch.device
         Where the network is.
@@ -55,7 +57,7 @@ def embed(network: Network, images: Iterable[NDArray[np.uint8]], device: torch.d
     return np.concatenate(parts) if parts else np.empty((0, network.embedding_size), np.float32)
 
 
-def in_parts(store: Store, rows: NDArray[np.int64]) -> Iterable[NDArray[np.uint8]]:
+def in_parts(store: Store, rows: NDArray[np.int64]) -> Iterable[NDArray[Any]]:
     """Yield the images of `rows`, a few hundred at a time."""
     return (store.images(rows[start : start + AT_A_TIME]) for start in range(0, len(rows), AT_A_TIME))
 
@@ -76,9 +78,9 @@ def embedding_reference(training: NDArray[np.float32], held_out: NDArray[np.floa
     return fit_reference(training, held_out) if min(len(training), len(held_out)) >= 20 else None
 
 
-def thumbnails(images: NDArray[np.uint8]) -> tuple[str, ...]:
-    """Write pictures (N, S, S, 3) as base64 PNG."""
-    return tuple(as_png(image) for image in images)
+def thumbnails(images: NDArray[Any], preparation: Preparation) -> tuple[str, ...]:
+    """Write prepared images (N, S, S, 3), as people would see them, as base64 PNG."""
+    return tuple(as_png(shown(image, preparation)) for image in images)
 
 
 def as_png(image: NDArray[np.uint8]) -> str:

@@ -18,6 +18,7 @@ from gzsurvey.model.network import Network
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.training import describe, job
+from gzsurvey.training.augment import refuse_meaningless
 from gzsurvey.training.distributed import refuse_several_processes
 from gzsurvey.training.fitting import Finetuning, Start
 from gzsurvey.training.labels import read_labels
@@ -88,6 +89,7 @@ def finetune(
     }
     table = read_labels(labels, recipe.tasks)
     preparation = make_start(checkpoint, recipe, origin).base.preparation
+    refuse_meaningless(recipe.augmentation, preparation)
     began = job.is_claimed(out)
     if job.claim(out, description):
         logger.info("%s is finished", out)
@@ -134,12 +136,15 @@ def make_start(checkpoint: str, recipe: FinetuneRecipe, images: Path | Survey) -
         It names nothing that can be started from.
     """
     torch.manual_seed(recipe.seed)
+    preparation = (
+        Store(images).info.preparation if is_store(images) else Preparation(image_size=recipe.image_size or 64)
+    )
     if checkpoint == "none":
-        encoder = create_encoder(recipe.encoder.name, drop_path=recipe.encoder.drop_path)
-        return _start_without_card(Network(encoder, ()), recipe, images, pretrained=False)
+        encoder = create_encoder(recipe.encoder.name, preparation, drop_path=recipe.encoder.drop_path)
+        return _start_without_card(Network(encoder, ()), preparation, images, pretrained=False)
     if is_encoder(checkpoint):
-        network = Network(create_encoder(checkpoint, pretrained=True), ())
-        return _start_without_card(network, recipe, images, pretrained=True)
+        network = Network(create_encoder(checkpoint, preparation, pretrained=True), ())
+        return _start_without_card(network, preparation, images, pretrained=True)
     if Path(checkpoint).exists():
         return Start(*load_network(find_checkpoint(checkpoint)), pretrained=True)
     raise RecipeError(checkpoint, "is no OUT of 'pretrain', no timm name, no hf_hub:OWNER/NAME, and not 'none'")
@@ -152,14 +157,15 @@ def _identity(checkpoint: str) -> str:
     return checkpoint
 
 
-def _start_without_card(network: Network, recipe: FinetuneRecipe, images: Path | Survey, *, pretrained: bool) -> Start:
+def _start_without_card(
+    network: Network, preparation: Preparation, images: Path | Survey, *, pretrained: bool
+) -> Start:
     """Describe a network that no checkpoint of ours describes."""
-    store = Store(images) if is_store(images) else None
     base = CheckpointInfo(
         encoder=architecture(network.encoder),
         embedding_size=network.embedding_size,
-        preparation=Preparation(image_size=recipe.image_size or 64) if store is None else store.info.preparation,
+        preparation=preparation,
         trained_by="finetune",
-        **({} if store is None else describe.provenance(store)),
+        **(describe.provenance(Store(images)) if is_store(images) else {}),
     )
     return Start(network, base, pretrained)

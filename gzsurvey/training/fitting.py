@@ -183,10 +183,10 @@ class Finetuning:
                 describe.embed(network, self._in_parts(training), self.device),
                 describe.embed(network, self._in_parts(held_out), self.device),
             ),
-            "thumbnails": describe.thumbnails(images[shown]),
+            "thumbnails": describe.thumbnails(images[shown], self.start.base.preparation),
         }
 
-    def _in_parts(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    def _in_parts(self, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
         step = describe.AT_A_TIME
         return (self.pictures.images[rows[start : start + step]] for start in range(0, len(rows), step))
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -65,8 +65,8 @@ class Pictures:
     """Labelled galaxies with their images."""
 
     labels: Labels
-    images: NDArray[np.uint8]
-    """Shape (N, S, S, 3), mapped from disk."""
+    images: NDArray[Any]
+    """uint8, or float32 flux, shape (N, S, S, 3), mapped from disk."""
     published: NDArray[np.str_] | None
     """Split of each galaxy in the store it comes from, shape (N,)."""
 
@@ -76,7 +76,7 @@ class _Read:
     """What was found of all labels."""
 
     labels: Labels
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     reasons: Reasons
     published: NDArray[np.str_] | None = None
 
@@ -119,18 +119,18 @@ def collect(labels: Labels, images: Path | Survey, preparation: Preparation, out
     gzsurvey.errors.TableError
         No label has an image, or too few are left of a class; names ids.
     gzsurvey.errors.TrainingError
-        The store was prepared for another model.
+        The store was prepared for another model, or the images are pictures where the model takes flux.
     gzsurvey.errors.SourceError
         The source cannot be opened.
     """
-    if preparation.is_flux:
-        raise TrainingError("the stretch 'flux' makes no pictures, and networks are trained on pictures here")
-    size = preparation.image_size
-    mapped = np.lib.format.open_memmap(out / IMAGES, mode="w+", dtype=np.uint8, shape=(len(labels), size, size, 3))
+    size, pixel = preparation.image_size, preparation.input_type
+    mapped = np.lib.format.open_memmap(out / IMAGES, mode="w+", dtype=pixel, shape=(len(labels), size, size, 3))
     if isinstance(images, Survey):
         read = _from_survey(labels, images, preparation, mapped)
     elif is_store(images):
         read = _from_store(labels, Store(images), preparation, mapped)
+    elif preparation.is_flux:
+        raise TrainingError(f"{images} holds ready pictures, and the model takes flux; give a store or a cutout SOURCE")
     else:
         read = _from_collection(labels, open_collection(images), preparation, mapped)
     return _matched(read, str(images if isinstance(images, Path) else images.name), out)
@@ -141,7 +141,7 @@ def is_store(images: Path | Survey) -> TypeGuard[Path]:
     return isinstance(images, Path) and (images / "store.json").is_file()
 
 
-def _from_store(labels: Labels, store: Store, preparation: Preparation, mapped: NDArray[np.uint8]) -> _Read:
+def _from_store(labels: Labels, store: Store, preparation: Preparation, mapped: NDArray[Any]) -> _Read:
     if store.info.preparation != preparation:
         what = _difference(store.info.preparation, preparation)
         raise TrainingError(f"{store.path} was prepared differently from the checkpoint's training images: {what}")
@@ -200,7 +200,7 @@ def _rows_by_position(labels: Labels, store: Store) -> NDArray[np.int64]:
 
 
 def _from_collection(
-    labels: Labels, collection: ImageCollection, preparation: Preparation, mapped: NDArray[np.uint8]
+    labels: Labels, collection: ImageCollection, preparation: Preparation, mapped: NDArray[Any]
 ) -> _Read:
     names = _members(labels, collection)
     reasons = np.full(len(labels), "", dtype=object)
@@ -233,7 +233,7 @@ def _members(labels: Labels, collection: ImageCollection) -> list[str | None]:
     return [collection.find(str(i), str(image)) for i, image in zip(ids, named, strict=True)]
 
 
-def _from_survey(labels: Labels, survey: Survey, preparation: Preparation, mapped: NDArray[np.uint8]) -> _Read:
+def _from_survey(labels: Labels, survey: Survey, preparation: Preparation, mapped: NDArray[Any]) -> _Read:
     reasons = np.full(len(labels), "its position is not known", dtype=object)
     for request, answer in cut_out(labels, survey, preparation):
         if not isinstance(answer, Cutout):

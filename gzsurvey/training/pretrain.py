@@ -30,9 +30,9 @@ from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import PretrainRecipe
 from gzsurvey.training import describe, job, precision
 from gzsurvey.training.allocator import freed_memory_kept
-from gzsurvey.training.augment import Draws, augment, draw
+from gzsurvey.training.augment import Draws, augment, draw, refuse_meaningless
 from gzsurvey.training.curves import draw_curves
-from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, refuse_flux, seed_of
+from gzsurvey.training.data import Batch, Waiting, as_input, batches, choose_order, labelled_rows, seed_of
 from gzsurvey.training.distributed import Part, World, join
 from gzsurvey.training.dropout import draw_for_whole_batches
 from gzsurvey.training.gradient import Counts, Whole, whole_gradient
@@ -96,7 +96,7 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
         After Ctrl-C or SIGTERM, once everything is saved.
     """
     opened = Store(store)
-    refuse_flux(opened)
+    refuse_meaningless(recipe.augmentation, opened.info.preparation)
     description = {"recipe": recipe.model_dump(mode="json"), "dataset_sha256": opened.info.content_sha256}
     with join(device) as world:
         if world.from_first(lambda: job.claim(out, description)):
@@ -384,7 +384,7 @@ class Pretraining:
             "training_cells": describe.training_cells(
                 self.store, chosen.voted, np.setdiff1d(chosen.training, chosen.voted, assume_unique=True)
             ),
-            "thumbnails": describe.thumbnails(self.store.images(shown)),
+            "thumbnails": describe.thumbnails(self.store.images(shown), self.store.info.preparation),
         }
         save_checkpoint(self.out, "best", network, info.model_copy(update=more))
 
@@ -441,7 +441,10 @@ def heads_of(recipe: PretrainRecipe, store: Store) -> tuple[VotesHead, ...]:
 def build_model(recipe: PretrainRecipe, store: Store) -> PretrainModel:
     """Build what is trained."""
     encoder = create_encoder(
-        recipe.encoder.name, pretrained=recipe.encoder.pretrained == "timm", drop_path=recipe.encoder.drop_path
+        recipe.encoder.name,
+        store.info.preparation,
+        pretrained=recipe.encoder.pretrained == "timm",
+        drop_path=recipe.encoder.drop_path,
     )
     network = Network(encoder, heads_of(recipe, store), recipe.hybrid.dropout)
     if recipe.approach == "contrastive":

@@ -43,8 +43,8 @@ BEST_SO_FAR = "best-so-far.safetensors"
 class Examples:
     """Labelled galaxies of one part."""
 
-    images: NDArray[np.uint8]
-    """All labelled images, shape (N, S, S, 3), mapped from disk."""
+    images: NDArray[Any]
+    """All labelled images, uint8 or float32 flux, shape (N, S, S, 3), mapped from disk."""
     rows: NDArray[np.int64]
     """Those of this part."""
     tasks: Tasks

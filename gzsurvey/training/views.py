@@ -6,6 +6,7 @@ Letters: N galaxies, V views, D embedding, S pixels on a side.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,14 @@ from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.training import describe
 from gzsurvey.training.augment import augment, draw
-from gzsurvey.training.data import as_input, seed_of
+from gzsurvey.training.data import as_input, as_stored, seed_of
 
 MAX_EMBEDDED = 20_000
 """Augmented copies embedded in all: with many labels each needs fewer."""
 
 
 def embedded_views(
-    network: Network, images: NDArray[np.uint8], rows: NDArray[np.int64], recipe: FinetuneRecipe, device: torch.device
+    network: Network, images: NDArray[Any], rows: NDArray[np.int64], recipe: FinetuneRecipe, device: torch.device
 ) -> NDArray[np.float32]:
     """Embed some galaxies, then augmented copies of them.
 
@@ -31,7 +32,7 @@ def embedded_views(
     ----------
     network : Network
         Its encoder is used as it is.
-    images : uint8, shape (n, S, S, 3)
+    images : uint8, or float32 flux, shape (n, S, S, 3)
         May be mapped from disk.
     rows : int64, shape (N,)
         Which of them.
@@ -57,16 +58,17 @@ def embedded_views(
 
 
 def _pixels(
-    images: NDArray[np.uint8],
+    images: NDArray[Any],
     parts: Iterator[NDArray[np.int64]],
     recipe: FinetuneRecipe,
     view: int,
     device: torch.device,
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[NDArray[Any]]:
     for part in parts:
         pixels = images[part]
         if view:
+            stored = torch.from_numpy(pixels)
             seed = seed_of(recipe.seed, int(part[0]), view)
-            drawn = augment(as_input(torch.from_numpy(pixels).to(device)), draw(recipe.augmentation, len(part), seed))
-            pixels = (drawn * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            drawn = augment(as_input(stored.to(device)), draw(recipe.augmentation, len(part), seed))
+            pixels = as_stored(drawn, stored.dtype).cpu().numpy()
         yield pixels

@@ -5,6 +5,8 @@
     python tests/benchmarks/bench_classify.py --images FOLDER --count 3000                  # a CPU
     python tests/benchmarks/bench_classify.py --count 60000 --device cuda --size 128        # a GPU
     python tests/benchmarks/bench_classify.py --images FOLDER --count 300 --zoobot-python ZOOBOT/bin/python
+    python tests/benchmarks/bench_classify.py --images FOLDER --count 300 --hyrax-python HYRAX/bin/python
+    python tests/benchmarks/bench_classify.py --images FOLDER --memory 1000 10000 100000 --size 64 --encoder resnet18
 
 Without ``--images``, 500 pictures of 424 pixels are invented. Targets cycle through them. The bound is, on a GPU,
 the slower of preparing images (in as many threads) and the model; on a CPU, which does both, the sum of their times.
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_engine import timed
 from bench_inference import network_of, write_models
 from bench_pretrain import AS_IS, HERE, KEPT, KEPT_BY_ENVIRONMENT, machine, shown
 from PIL import Image
@@ -39,8 +42,7 @@ from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.export.pictures import invented_images
 from gzsurvey.images.prepare import prepare_cutout
 from gzsurvey.inference import OnnxModel, predict
-from gzsurvey.inference.session import ON_A_CPU
-from gzsurvey.recipes.cluster import ClusterProfile
+from gzsurvey.recipes.cluster import ClusterProfile, load_cluster
 from gzsurvey.recipes.survey import load_survey_recipe
 from gzsurvey.survey import ledger, plan, run
 from gzsurvey.survey.job import Job
@@ -49,6 +51,10 @@ from gzsurvey.survey.sources import requests
 from gzsurvey.survey.streams import merged
 
 JPEG_PX = 424
+BLOCK_ROWS = 256
+"""Where memory is measured; by default a short run takes smaller blocks than a long one."""
+LEAST_IMAGES = 256
+"""Given to the model at once where it is measured alone: several batches for each of its threads."""
 
 
 def invent(folder: Path, count: int) -> Path:
@@ -66,12 +72,15 @@ def write_targets(images: Path, count: int, path: Path) -> Path:
     return path
 
 
+def job_of(model: Path, targets: Path, images: Path, options: argparse.Namespace, *changes: str) -> Job:
+    provider = "cuda" if options.device == "cuda" else "cpu"
+    recipe = load_survey_recipe("survey", [f"provider={provider}", "preview_targets=0", "check_rows=0", *changes])
+    return Job(model, str(targets), (SourceSpec.parse(f"images:{images}"),), recipe, batch_size=options.batch_size)
+
+
 def classified(model: Path, targets: Path, images: Path, out: Path, options: argparse.Namespace) -> tuple[float, Any]:
     """Plan, run, and return the seconds of the run alone, and what became of the targets."""
-    provider = "cuda" if options.device == "cuda" else "cpu"
-    changes = [f"provider={provider}", "preview_targets=0", "check_rows=0"]
-    recipe = load_survey_recipe("survey", changes)
-    job = Job(model, str(targets), (SourceSpec.parse(f"images:{images}"),), recipe, batch_size=options.batch_size)
+    job = job_of(model, targets, images, options)
     kind: Any = {"kind": "none"} if options.workers == 0 else {"kind": "local", "workers": options.workers}
     cluster = ClusterProfile(**kind, threads=options.threads)
     plan(job, out, cluster)
@@ -108,13 +117,14 @@ def preparing(model: OnnxModel, targets: int, images: Path, threads: int) -> flo
 
 def predicting(model: OnnxModel, seconds: float) -> float:
     """Images per second of the model alone."""
-    images = invented_images(model.input_shape[1], model.batch_size)
+    size = model.input_shape[1]
+    images = np.resize(invented_images(size), (max(model.batch_size, LEAST_IMAGES), 3, size, size))
     model.run(images)
-    batches, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < seconds or not batches:
+    rounds, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds or not rounds:
         model.run(images)
-        batches += 1
-    return batches * model.batch_size / passed
+        rounds += 1
+    return rounds * len(images) / passed
 
 
 def from_memory_map(model: OnnxModel, count: int, folder: Path) -> float:
@@ -130,42 +140,61 @@ def from_memory_map(model: OnnxModel, count: int, folder: Path) -> float:
     return count / (time.perf_counter() - start)
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    images = options.images or invent(folder / "images", options.pictures)
-    precision = "fp16" if options.device == "cuda" else "fp32"
-    path = write_models(network_of(options.encoder), options.size, (precision,), folder)[precision]
+def memory(options: argparse.Namespace, model: Path, images: Path, folder: Path) -> str:
+    """Peak memory of `gzsurvey run` as a process of its own, over more and more images in equal blocks."""
+    lines = ["| images | blocks | seconds | peak, MB |", "|---|---|---|---|"]
+    for count in options.memory:
+        targets, out = write_targets(images, count, folder / f"targets-{count}.csv"), folder / f"run-{count}"
+        planned = plan(job_of(model, targets, images, options, f"block_rows={BLOCK_ROWS}"), out, load_cluster("none"))
+        seconds, peak = timed(["run", str(out), "--cluster", "none"])
+        lines.append(f"| {count:,} | {planned.record.n_blocks} | {seconds:.0f} | {peak:.0f} |")
+    return "\n".join(lines)
+
+
+def measure(options: argparse.Namespace, model: Path, images: Path, folder: Path) -> dict[str, Any]:
     targets = write_targets(images, options.count, folder / "targets.csv")
     found: dict[str, list[float]] = {"end to end": [], "preparing alone": [], "the model alone": [], "memory map": []}
     for number in range(options.rounds):
-        seconds, summary = classified(path, targets, images, folder / f"run-{number}", options)
+        seconds, summary = classified(model, targets, images, folder / f"run-{number}", options)
         found["end to end"].append(options.count / seconds)
         on = "cuda" if options.device == "cuda" else "cpu"
         threads = options.threads * max(options.workers, 1)
-        model = OnnxModel(path, on, threads, options.batch_size)
-        found["preparing alone"].append(preparing(model, min(options.count, 3000 * threads), images, threads))
-        found["the model alone"].append(predicting(model, options.seconds))
-        found["memory map"].append(from_memory_map(model, options.count, folder))
-        if options.zoobot_python:
-            against_zoobot(options, found, images)
+        opened = OnnxModel(model, on, threads, read_record(folder / f"run-{number}").batch_size)
+        found["preparing alone"].append(preparing(opened, min(options.count, 3000 * threads), images, threads))
+        found["the model alone"].append(predicting(opened, options.seconds))
+        found["memory map"].append(from_memory_map(opened, options.count, folder))
+        for name, command, variables in peers(options, images, model):
+            found.setdefault(name, []).append(peer(command, variables, options.count))
+            print(f"{name}: {found[name][-1]:.1f} beside {found['end to end'][-1]:.1f}", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rates": found, "summary": str(summary), "peak_mb": peak}
 
 
-def zoobots(options: argparse.Namespace, images: Path, workers: int, memory: str) -> float:
-    """Images per second of Zoobot's `predict_on_catalog`, in an environment of its own."""
-    given = (images, options.count, options.encoder, options.size, 32, workers, options.threads)
-    command = [options.zoobot_python, str(HERE / "contestant_zoobot_predict.py"), *map(str, given)]
-    variables = KEPT_BY_ENVIRONMENT if memory == KEPT else {}
+Peer = tuple[str, list[str], dict[str, str]]
+"""A name, the command that measures it, and the environment it is given."""
+
+
+def peers(options: argparse.Namespace, images: Path, model: Path) -> Iterator[Peer]:
+    """Yield each peer in each of its settings, in an environment of its own."""
+    zoobot, hyrax = (str(HERE / f"contestant_{name}.py") for name in ("zoobot_predict", "hyrax"))
+    common = (str(images), str(options.count))
+    for memory, variables in {AS_IS: {}, KEPT: KEPT_BY_ENVIRONMENT}.items():
+        allocator = f"allocator {memory.replace('_', ' ')}"
+        if options.zoobot_python:
+            for workers in (0, 2):
+                given = (zoobot, *common, options.encoder, options.size, 32, workers, options.threads)
+                yield f"Zoobot, {workers} workers, {allocator}", [options.zoobot_python, *map(str, given)], variables
+        if options.hyrax_python:
+            for batch in (8, 32):
+                given = (hyrax, model, *common, options.size, batch)
+                yield f"Hyrax, batch {batch}, {allocator}", [options.hyrax_python, *map(str, given)], variables
+
+
+def peer(command: Sequence[str], variables: dict[str, str], count: int) -> float:
+    """Images per second that a peer says it took."""
     ended = subprocess.run(command, env=os.environ | variables, check=True, stdout=subprocess.PIPE, text=True)
-    return options.count / float(json.loads(ended.stdout.splitlines()[-1])["seconds"])
-
-
-def against_zoobot(options: argparse.Namespace, found: dict[str, list[float]], images: Path) -> None:
-    """Let Zoobot take its turn in each of its settings."""
-    for memory in (AS_IS, KEPT):
-        for workers in (0, 2):
-            name = f"Zoobot, {workers} workers, allocator {memory.replace('_', ' ')}"
-            found.setdefault(name, []).append(zoobots(options, images, workers, memory))
+    answer = json.loads(ended.stdout.splitlines()[-1])
+    return count / float(answer["seconds"])
 
 
 def table(found: dict[str, list[float]], device: str) -> str:
@@ -178,7 +207,7 @@ def table(found: dict[str, list[float]], device: str) -> str:
     mapped = [rate / limit for rate, limit in zip(found["memory map"], predicted, strict=True)]
     lines += [f"| end to end / the bound | {shown(shares, 2)} |", f"| memory map / the model | {shown(mapped, 2)} |"]
     ours = found["end to end"]
-    for name in (name for name in found if name.startswith("Zoobot")):
+    for name in (name for name in found if name.startswith(("Zoobot", "Hyrax"))):
         ratios = [mine / theirs for mine, theirs in zip(ours, found[name], strict=True)]
         lines.append(f"| end to end / {name} | {shown(ratios, 2)} |")
     hours = 1e7 / statistics.median(found["end to end"]) / 3600
@@ -191,22 +220,33 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--images", type=Path, help="folder of pictures; without: invented ones")
     parser.add_argument("--pictures", type=int, default=500, help="to invent")
     parser.add_argument("--count", type=int, default=3000, help="targets")
+    parser.add_argument("--memory", type=int, nargs="+", help="numbers of images: peak memory of each, and no speed")
     parser.add_argument("--encoder", default="efficientnet_b0")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--batch-size", type=int, default=ON_A_CPU)
+    parser.add_argument("--batch-size", type=int, help="default: as `classify` chooses it")
     parser.add_argument("--workers", type=int, default=0, help="Dask workers; 0: this process alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--zoobot-python", help="interpreter that has zoobot; without: no peer")
+    parser.add_argument("--zoobot-python", help="interpreter that has zoobot; without: no such peer")
+    parser.add_argument("--hyrax-python", help="interpreter that has hyrax; without: no such peer")
     parser.add_argument("--seconds", type=float, default=2.0, help="of the model alone")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        images = options.images or invent(folder / "images", options.pictures)
+        precision = "fp16" if options.device == "cuda" else "fp32"
+        model = write_models(network_of(options.encoder), options.size, (precision,), folder)[precision]
+        if options.memory:
+            text = memory(options, model, images, folder)
+            print(text)
+            return text
+        found = measure(options, model, images, folder)
     text = table(found["rates"], options.device)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}, {options.encoder} at "
-          f"{options.size} px, {options.workers} Dask workers, {options.threads} threads, batch {options.batch_size}, "
-          f"{options.count:,} targets, peak memory {found['peak_mb']:.0f} MB\n\n{text}\n")  # fmt: skip
+          f"{options.size} px, {options.workers} Dask workers, {options.threads} threads, "
+          f"batch {options.batch_size or 'auto'}, {options.count:,} targets, "
+          f"peak memory {found['peak_mb']:.0f} MB\n\n{text}\n")  # fmt: skip
     print(found["summary"])
     print(json.dumps(found, default=str))
     return text

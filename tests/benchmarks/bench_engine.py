@@ -23,6 +23,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -31,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,15 @@ def overlap(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]
     return in_turns({"fetching alone": fetching, "the model alone": predicting, "run": running}, options.rounds)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took; CPU seconds are those of all processes that worked on it."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
 @dataclass
 class Memory:
     """Resident memory of named processes, sampled until stopped."""
@@ -278,15 +288,23 @@ def peak_mb(pid: int) -> float:
     return float("nan")
 
 
-def timed(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory, MB, of a command line."""
-    start, peak = time.perf_counter(), 0.0
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process that runs."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(command: list[str]) -> Cost:
+    """Run a command line."""
+    start, peak, before = time.perf_counter(), 0.0, resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, "-m", "gzsurvey", *command], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, peak_mb(process.pid))
         time.sleep(0.05)
     assert process.returncode == 0, command
-    return time.perf_counter() - start, peak
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(time.perf_counter() - start, cpu, peak)
 
 
 def scale(rows: int, folder: Path, running: Cluster) -> dict[str, Any]:
@@ -296,12 +314,14 @@ def scale(rows: int, folder: Path, running: Cluster) -> dict[str, Any]:
     asked = ["plan", "--model", str(folder / "model.onnx"), "--targets", str(targets), "--cutouts", "synthetic:"]
     found: dict[str, Any] = {"targets": rows}
     found["plan"] = timed([*asked, "--out", str(run_dir), "--set", "preview_targets=4"])
-    start = time.perf_counter()
+    start, workers = time.perf_counter(), {name: process.pid for name, process in running.workers.items()}
+    before = sum(map(cpu_seconds, workers.values()))
     client = subprocess.Popen([sys.executable, "-m", "gzsurvey", "run", str(run_dir), "--cluster", running.address])
     pids = {"client": client.pid, "scheduler": running.scheduler.pid if running.scheduler else 0}
-    with Memory(pids | {name: process.pid for name, process in running.workers.items()}) as memory:
+    with Memory(pids | workers) as memory:
         assert client.wait() == 0
-    found["run"] = (time.perf_counter() - start, 0.0)
+    cpu = sum(map(cpu_seconds, workers.values())) - before
+    found["run"] = Cost(time.perf_counter() - start, cpu, max(memory.slopes()[name][1] for name in workers))
     found["rate"], found["memory"], found["samples"] = rate(run_dir), memory.slopes(), memory.samples
     found["publish"] = timed(["publish", str(run_dir), "--flavour", "friendly"])
     found["blocks"] = read_record(run_dir).n_blocks
@@ -335,11 +355,13 @@ def draw_memory(samples: list[tuple[float, dict[str, float]]], title: str, path:
 
 
 def shown_scale(found: dict[str, Any]) -> str:
-    seconds = " | ".join(f"{found[name][0]:,.0f}" for name in ("plan", "run", "publish"))
-    cost = 2e6 / found["rate"]
+    stages = [found[name] for name in ("plan", "run", "publish")]
+    seconds = " | ".join(f"{stage.seconds:,.0f} ({stage.cpu_seconds:,.0f})" for stage in stages)
+    peaks = " | ".join(f"{stage.peak_mb:,.0f}" for stage in stages)
+    per_galaxy = 1e6 * found["run"].cpu_seconds / found["targets"]
     return (
-        f"| {found['targets']:,} | {found['blocks']:,} | {seconds} | {found['rate']:,.0f} | {cost:,.0f} | "
-        f"{found['plan'][1]:,.0f} | {found['publish'][1]:,.0f} | {found['disk_gb']:.2f} | {found['files']:,} |"
+        f"| {found['targets']:,} | {found['blocks']:,} | {seconds} | {found['rate']:,.0f} | {per_galaxy:,.0f} | "
+        f"{peaks} | {found['disk_gb']:.2f} | {found['files']:,} |"
     )
 
 
@@ -374,14 +396,14 @@ def main() -> None:
             folder = options.folder or folder
             folder.mkdir(parents=True, exist_ok=True)
             found = scaling(options, folder)
-            titles = (
-                "targets,blocks,plan s,run s,publish s,galaxies/s,us of a worker each,"
-                "plan peak MB,publish peak MB,GB,files"
-            )
-            print(f"| {' | '.join(titles.split(','))} |")
-            print("|---|---|---|---|---|---|---|---|---|---|---|")
+            titles = [
+                "targets", "blocks", "plan s (CPU s)", "run s (CPU s of workers)", "publish s (CPU s)", "galaxies/s",
+                "CPU us of a worker each", "plan peak MB", "worker peak MB", "publish peak MB", "GB", "files",
+            ]  # fmt: skip
+            print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
             print("\n".join(map(shown_scale, found)), shown_memory(found[-1]), sep="\n\n")
-            print(json.dumps(about | {"found": [{k: v for k, v in one.items() if k != "samples"} for one in found]}))
+            known = [{key: value for key, value in one.items() if key != "samples"} for one in found]
+            print(json.dumps(about | {"found": known}, default=asdict))
             return
         turns = {"overhead": overhead, "split": split, "overlap": overlap}[options.what](options, folder)
     print("| contestant | galaxies/s, turn by turn | median |")

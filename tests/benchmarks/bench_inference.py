@@ -37,7 +37,7 @@ from gzsurvey.export.graph import PixelsToOutputs, to_onnx
 from gzsurvey.export.pictures import invented_images
 from gzsurvey.export.precision import lowered
 from gzsurvey.inference import OnnxModel, choose_batch_size
-from gzsurvey.inference.session import ON_A_CPU
+from gzsurvey.inference.session import images_on_a_cpu
 from gzsurvey.model.encoder import create_encoder
 from gzsurvey.model.network import Network
 from gzsurvey.recipes.preparation import Preparation
@@ -93,7 +93,7 @@ def write_models(network: Network, size: int, precisions: Sequence[str], folder:
     if all(path.is_file() for path in paths.values()):
         return paths
     folder.mkdir(parents=True, exist_ok=True)
-    exact = to_onnx(PixelsToOutputs(network, OUTPUTS).eval(), size)
+    exact = to_onnx(PixelsToOutputs(network, OUTPUTS).eval(), Preparation(image_size=size))
     for precision, path in paths.items():
         proto = lowered(exact, precision, invented_images(size))  # type: ignore[arg-type]
         helper.set_model_props(proto, card_of(network, size, precision).to_metadata())
@@ -145,7 +145,10 @@ def ours(path: Path, device: str, batch: int, threads: int) -> Run:
 
 def best_plain(path: Path, threads: int, images: np.ndarray) -> Contestant:
     """The fastest of several batch sizes of plain ONNX Runtime, found in this run."""
-    tried = [Contestant(f"plain ONNX Runtime, batch {size}", plain(path, "cpu", threads), size) for size in (8, 16, 32)]
+    tried = [
+        Contestant(f"plain ONNX Runtime, batch {size}", plain(path, "cpu", threads), size)
+        for size in (1, 2, 4, 8, 16, 32)
+    ]
     for contestant in tried:
         contestant.run(images[: contestant.batch])
         contestant.turn(images, 1.0)
@@ -166,8 +169,9 @@ def contestants(
             found.append(Contestant(f"**gzsurvey, {precision}**", ours(path, device, batch, 1), batch))
         return found
     found.append(best_plain(paths["fp32"], threads, images))
+    size = images_on_a_cpu(images.shape[-1])
     found += [
-        Contestant(f"**gzsurvey, {name}**", ours(path, device, ON_A_CPU, threads), ON_A_CPU)
+        Contestant(f"**gzsurvey, {name}**, batch {size} on each thread", ours(path, device, size, threads), len(images))
         for name, path in paths.items()
     ]
     return found
@@ -241,7 +245,7 @@ def measure(encoder: str, size: int, options: argparse.Namespace, rates: dict[st
     precisions = ("fp32", "fp16") if options.device == "cuda" else ("fp32", "int8")
     with tempfile.TemporaryDirectory() as folder:
         paths = write_models(network, size, precisions, (options.models or Path(folder)) / f"{encoder}-{size}")
-        images = np.resize(invented_images(size, 64), (2048 if options.device == "cuda" else 32, 3, size, size))
+        images = np.resize(invented_images(size, 64), (2048 if options.device == "cuda" else 128, 3, size, size))
         found = contestants(network, paths, options, images)
         for contestant in found:
             for _ in range(3):

@@ -104,6 +104,17 @@ def test_against_lightly(shared_data: Path) -> None:
     assert re.search(r"\| gzsurvey / lightly \| [\d.]+ \[", table)
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("peer", ["Zoobot", "Hyrax"])
+def test_a_classification_beside_peers(pictures: Path, peer: str) -> None:
+    python = os.environ.get(f"{peer.upper()}_PYTHON")
+    if not python:
+        pytest.skip(f"{peer.upper()}_PYTHON names no interpreter that has {peer}")
+    quick = ["--images", str(pictures), "--count", "64", "--encoder", "resnet18", "--size", "64", "--rounds", "1"]
+    table = bench_classify.main([*quick, "--seconds", "0.1", f"--{peer.lower()}-python", python])
+    assert len(re.findall(rf"\| end to end / {peer}, [^|]*\| [\d.]+", table)) == 4
+
+
 @pytest.mark.slow
 def test_a_model_alone_is_measured_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     """Printing comes last: what fails there has cost all the rest."""
@@ -120,6 +131,8 @@ def test_a_classification_is_measured_to_the_end(pictures: Path) -> None:
     quick = ["--images", str(pictures), "--count", "64", "--encoder", "test_resnet", "--size", "32", "--rounds", "1"]
     table = bench_classify.main([*quick, "--seconds", "0.01", "--threads", "1"])
     assert re.search(r"\| end to end / the bound \| [\d.]+", table)
+    memory = bench_classify.main([*quick, "--memory", "64"])
+    assert re.search(r"\| 64 \| 1 \| \d+ \| [1-9]\d+ \|", memory)
 
 
 @pytest.mark.slow

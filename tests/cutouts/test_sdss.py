@@ -12,8 +12,8 @@ from loopback import Services
 from skies import ask, get
 
 from gzsurvey.cutouts.open import check_source
-from gzsurvey.cutouts.remote.client import Client
-from gzsurvey.cutouts.sdss import SdssSource
+from gzsurvey.cutouts.remote.client import Client, UnfitReply
+from gzsurvey.cutouts.sdss import SdssSource, _objects_of
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import AccessDenied, SourceError, SourceFault
@@ -92,3 +92,13 @@ def test_an_unreachable_server_is_refused_at_plan_time(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(SourceError, match="the host cannot be reached"):
         check_source(SourceSpec("sdss:17@http://127.0.0.1:9"), PREPARATION, politeness=QUICK)
+
+
+def test_a_recorded_list_of_the_real_service(shared_data: Path) -> None:
+    body = (shared_data / "recorded_service_responses/astroquery/sdss/xid_im.txt").read_bytes()
+    objects = _objects_of(body)
+    assert len(objects) == body.count(b"\n") - 2
+    assert (objects[0].field.run, objects[0].field.camcol, objects[0].field.field) == (1904, 3, 163)
+    spectra = (shared_data / "recorded_service_responses/astroquery/sdss/xid_sp.txt").read_bytes()
+    with pytest.raises(UnfitReply, match="no list of objects"):
+        _objects_of(spectra.replace(b"run", b"ran"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 import pytest
 from contracts.cutout_source import CutoutSourceContract
-from loopback import Services
-from skies import SCALE, ask, get
+from loopback import Services, fits_bytes, tan_wcs
+from skies import DEC, RA, SCALE, ask, get
 
 from gzsurvey.cutouts.open import check_source
 from gzsurvey.cutouts.remote.client import Client
@@ -17,6 +20,7 @@ from gzsurvey.cutouts.skyview import SkyviewSource
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import AccessDenied, SourceError
+from gzsurvey.images.frame import Frame
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.remote import Politeness
 from gzsurvey.status import Status
@@ -102,3 +106,29 @@ def test_an_unreachable_server_is_refused_at_plan_time(tmp_path: Path, monkeypat
     spec = SourceSpec("skyview:a@http://127.0.0.1:9/", zeropoints=(0.0,) * 3, bands=("r",) * 3, pixel_scale_arcsec=1)
     with pytest.raises(SourceError, match="the host cannot be reached"):
         check_source(spec, PREPARATION, politeness=QUICK)
+
+
+def test_recorded_pages_of_the_real_service(services: Services, source: SkyviewSource, shared_data: Path) -> None:
+    """A page of results with the images of three surveys, and with the first alone; surveys by their names."""
+    recorded = shared_data / "recorded_service_responses/astroquery/skyview"
+    page = (recorded / "results.html").read_text()
+    services.replies["/skyview/query"] = page.encode()
+    several = get(source, ask(300, 300))
+    assert isinstance(several, Miss)
+    assert "a page without a link to one FITS file" in several.reason
+    link, second, _ = re.findall(r"[\w/.]+\.fits", page)
+    services.replies["/skyview/query"] = page[: page.rindex("<a", 0, page.index(second))].encode()
+    wcs = tan_wcs(RA, DEC, SCALE, 48)
+    place = urlsplit(urljoin(f"{services.url}/skyview/query", link)).path
+    services.replies[place] = fits_bytes(np.ones((48, 48), dtype=np.float32), wcs.to_header())
+    answer = get(source, Request(0, "t", RA, DEC, Frame(48, SCALE)))
+    assert isinstance(answer, Cutout), answer
+    np.testing.assert_allclose(answer.pixels, 1, rtol=1e-5)
+    names = json.loads((recorded / "survey_dict.json").read_text())
+    options = "".join(f"<option>{name}</option>" for group in names.values() for name in group)
+    form = f'<html><form action="query"><select name="survey" id="All">{options}</select></form></html>'
+    services.replies["/skyview/form"] = form.encode()
+    counts = {"bands": ("r",) * 3}
+    assert check_source(spec_of(services, "DSS2 Red", **counts), PREPARATION, politeness=QUICK) is None
+    with pytest.raises(SourceError, match="SkyView has no survey 'DSS2 Rad'; did you mean 'DSS2 Red'"):
+        check_source(spec_of(services, "DSS2 Rad", **counts), PREPARATION, politeness=QUICK)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gzsurvey.cutouts.headers import NANOMAGGY_ZEROPOINT
 from gzsurvey.cutouts.spec import KINDS, SourceSpec
 from gzsurvey.errors import RecipeError, SourceError
+from gzsurvey.recipes.preparation import Stretch
 from gzsurvey.resources import SURVEYS, shipped_names
 
 
@@ -80,3 +82,14 @@ def test_a_survey_of_ones_own(tmp_path: Path) -> None:
     path.write_text(text.replace("title", "titles"))
     with pytest.raises(RecipeError, match="did you mean 'title'"):
         SourceSpec.parse(str(path))
+
+
+def test_the_look_of_galaxy_zoo_euclid_is_that_of_the_counts_of_the_described_survey() -> None:
+    """Its pictures were made with 100 per count of VIS."""
+    spec = SourceSpec.parse("euclid-q1")
+    assert spec.zeropoints is not None
+    zeropoint = spec.zeropoints[0]
+    assert isinstance(zeropoint, float)
+    stretch = Stretch(kind="gz_euclid")
+    assert stretch.reference_scale_arcsec == spec.pixel_scale_arcsec
+    assert stretch.scales[0] * 10 ** ((NANOMAGGY_ZEROPOINT - zeropoint) / 2.5) == pytest.approx(100, rel=1e-3)

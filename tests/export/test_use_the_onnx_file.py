@@ -26,6 +26,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (block,) = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
     assert "gzsurvey" not in block.replace("gzsurvey.card", "")
     assert "torch" not in block
+    assert len(block[block.index("session") :].splitlines()) == 10
     path: Path = tmp_path_factory.mktemp("script") / "fractions.py"
     path.write_text(block)
     return path

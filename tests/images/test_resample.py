@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 from reproject import reproject_exact, reproject_interp
 
+from gzsurvey.cutouts.collection import decode, open_collection
 from gzsurvey.images.affine import Affine, affine_maps
 from gzsurvey.images.frame import Frame
+from gzsurvey.images.prepare import prepare_picture
 from gzsurvey.images.resample import _matrix_means, _two_pass_means, resample
 from gzsurvey.images.stretch import to_rgb
 from gzsurvey.recipes.preparation import Preparation
@@ -30,6 +34,8 @@ def tangent_wcs(
     wcs.wcs.crpix = [(size + 1) / 2 + 0.3, (size + 1) / 2 - 0.2]
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     wcs.wcs.cd = np.array([[c, -s], [s, c]]) @ np.diag([-parity * scale, scale]) / 3600
+    if kind == "ZPN":
+        wcs.wcs.set_pv([(2, 1, 1.0), (2, 3, 42.0)])  # VISTA's
     wcs.wcs.set()
     return wcs
 
@@ -44,6 +50,9 @@ def frame_wcs(frame: Frame) -> WCS:
     return wcs
 
 
+Source = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+
 def sky(east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
     """An asymmetric source: a bar, a companion to the north-east, a faint one to the south; arcsec."""
     bar = np.exp(-0.5 * ((east / 3) ** 2 + (north / 1.5) ** 2))
@@ -53,15 +62,15 @@ def sky(east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.flo
     return total
 
 
-def rendered(wcs: WCS, size: int) -> NDArray[np.float32]:
-    """The source in an image's own pixels."""
+def rendered(wcs: WCS, size: int, source: Source = sky) -> NDArray[np.float32]:
+    """A source in an image's own pixels."""
     rows, columns = np.indices((size, size))
     ra, dec = wcs.all_pix2world(columns, rows, 0)
     turn, dec, dec0 = np.radians(ra - RA), np.radians(dec), np.radians(DEC)
     away = np.sin(dec) * np.sin(dec0) + np.cos(dec) * np.cos(dec0) * np.cos(turn)
     east = np.cos(dec) * np.sin(turn) / away
     north = (np.sin(dec) * np.cos(dec0) - np.cos(dec) * np.sin(dec0) * np.cos(turn)) / away
-    return sky(np.degrees(east) * 3600, np.degrees(north) * 3600).astype(np.float32)
+    return source(np.degrees(east) * 3600, np.degrees(north) * 3600).astype(np.float32)
 
 
 def grid(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -96,7 +105,52 @@ def test_same_cutout_through_any_scale_and_orientation(scale: float, rotation: f
     assert np.abs(cutout - truth).max() < worst
 
 
-@pytest.mark.parametrize("kind", ["TAN", "SIN", "ZEA", "STG"])
+def spiral(east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Two arms that turn to the left on their way out, as seen with north up and east left; arcsec."""
+    radius, angle = np.hypot(east, north) + 0.3, np.arctan2(north, -east)
+    arms: NDArray[np.float64] = np.exp(-radius / 4) * (1 + 0.9 * np.cos(2 * (angle - 2.5 * np.log(radius))))
+    return 0.3 * arms
+
+
+def winding(picture: NDArray[np.uint8]) -> float:
+    """Turn of the two-armed pattern from ring to ring on the way out: above 0 to the left, as the eye sees it."""
+    light = picture.astype(float).mean(axis=2)
+    down, right = (np.indices(light.shape).reshape(2, -1).T - (np.array(light.shape) - 1) / 2).T
+    pattern = light.ravel() * np.exp(-2j * np.arctan2(-down, right))
+    ring = np.searchsorted(np.geomspace(0.06, 0.4, 13) * len(light), np.hypot(down, right))
+    modes = np.array([pattern[ring == number].mean() for number in range(1, 13)])
+    return float(np.imag(modes[:-1] * modes[1:].conj()).sum())
+
+
+@pytest.mark.parametrize(("rotation", "parity"), [(0, 1), (130, 1), (0, -1), (70, -1)])
+def test_a_spiral_has_its_sense_through_any_orientation(rotation: float, parity: int) -> None:
+    frame, preparation = Frame(64, 0.5), Preparation(image_size=64)
+    wcs = tangent_wcs(240, 0.262, rotation, parity)
+    picture, mirrored = (
+        to_rgb(np.stack([cut(rendered(wcs, 240, source), wcs, frame)] * 3), preparation)
+        for source in (spiral, lambda east, north: spiral(-east, north))
+    )
+    truth = to_rgb(np.stack([spiral(*grid(frame))] * 3), preparation)
+    assert winding(picture) == pytest.approx(winding(truth), rel=0.15)
+    assert winding(mirrored) == pytest.approx(-winding(truth), rel=0.15)
+    assert winding(truth) > 100
+
+
+@pytest.mark.slow
+def test_real_spirals_keep_the_sense_that_volunteers_saw(shared_data: Path) -> None:
+    """Arms of clockwise spirals turn to the left on their way out: they trail."""
+    folder = shared_data / "gz1_sdss_classes"
+    table = pd.read_csv(folder / "catalogue.csv").query("gz1_class in (1, 2)")
+    images = open_collection(folder / "images.zip")
+    preparation = Preparation(image_size=128, crop=0.4)
+    turns = np.array(
+        [winding(prepare_picture(decode(images.read(name), name), preparation)) for name in table["image"]]
+    )
+    clockwise = table["gz1_class"].to_numpy() == 1
+    assert ((turns > 0) == clockwise).mean() > 0.7
+
+
+@pytest.mark.parametrize("kind", ["TAN", "SIN", "ZEA", "STG", "ZPN"])
 @pytest.mark.parametrize("rotation", [0, 17])
 def test_equal_to_reproject(kind: str, rotation: float) -> None:
     frame = Frame(60, 0.5)

@@ -35,7 +35,34 @@ def test_nothing_in_nothing_out(model: OnnxModel) -> None:
     assert list(predict(model, iter(()))) == []
 
 
-def test_reads_only_a_few_batches_ahead(model: OnnxModel, images: np.ndarray) -> None:
+def meeting(model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> OnnxModel:
+    """Let no batch end before another has begun."""
+    both, run_batch = threading.Barrier(2), model._run_batch
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        both.wait(timeout=20)
+        return run_batch(batch)
+
+    monkeypatch.setattr(model, "_run_batch", run)
+    return model
+
+
+def test_batches_are_predicted_side_by_side(
+    model_file: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = OnnxModel(model_file, "cpu").run(images[:64])
+    model = meeting(OnnxModel(model_file, "cpu", threads=2, batch_size=8), monkeypatch)
+    parts = list(predict(model, stream(images[:64])))
+    np.testing.assert_array_equal(np.concatenate([p.rows for p in parts]), 1000 + np.arange(64))
+    whole = model.run(images[:64])
+    for name, values in expected.items():
+        np.testing.assert_array_equal(np.concatenate([p.outputs[name] for p in parts]), values)
+        np.testing.assert_array_equal(whole[name], values)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_reads_only_a_few_batches_ahead(model_file: Path, images: np.ndarray, threads: int) -> None:
+    model = OnnxModel(model_file, "cpu", threads, batch_size=8)
     drawn = 0
 
     def endless() -> Iterator[tuple[int, np.ndarray]]:
@@ -47,7 +74,7 @@ def test_reads_only_a_few_batches_ahead(model: OnnxModel, images: np.ndarray) ->
     predictions = predict(model, endless())
     for taken in range(1, 20):
         next(predictions)
-        assert drawn <= (taken + 2) * model.batch_size
+        assert drawn <= (taken + 2 * threads) * model.batch_size
     predictions.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("inference")]
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import psutil
 import pytest
 from onnx import helper, numpy_helper
 
 from gzsurvey.card import METADATA_KEY, Card
 from gzsurvey.errors import CardMismatch, GZSurveyError, RecipeError
-from gzsurvey.inference import provider
-from gzsurvey.inference.session import OnnxModel
+from gzsurvey.inference import choose_batch_size, provider
+from gzsurvey.inference.session import OnnxModel, images_on_a_cpu
 from gzsurvey.recipes.preparation import Stretch
 
 Build = Callable[..., bytes]
@@ -44,6 +45,22 @@ def test_a_row_does_not_depend_on_its_batch(
     shuffled = model.run(images[order])
     for name, values in reference.items():
         np.testing.assert_array_equal(shuffled[name], values[order])
+
+
+def test_a_cpu_is_given_what_its_cache_holds(model_file: Path) -> None:
+    assert [images_on_a_cpu(size) for size in (32, 64, 128, 224, 600)] == [32, 32, 8, 4, 4]
+    assert OnnxModel(model_file, "cpu").batch_size == choose_batch_size(model_file, "cpu") == 32
+
+
+def test_a_session_starts_no_threads_of_its_own(model_file: Path, images: np.ndarray) -> None:
+    """Several workers of one machine share its cores."""
+    process = psutil.Process()
+    before = {thread.id for thread in process.threads()}
+    model = OnnxModel(model_file, "cpu", threads=4, batch_size=8)
+    assert len({thread.id for thread in process.threads()} - before) <= 1  # of ONNX Runtime itself, once
+    during = {thread.id for thread in process.threads()}
+    model.run(images)
+    assert {thread.id for thread in process.threads()} <= during
 
 
 def test_no_image_gives_no_row(model_file: Path, images: np.ndarray) -> None:

@@ -95,6 +95,24 @@ def test_checks_hold_what_the_model_saw(model: Path, targets: Path, tmp_path: Pa
     np.testing.assert_array_equal(stored[kept[0]["row"]], kept[0]["concentration"])
 
 
+def test_a_row_has_the_same_bytes_whatever_its_neighbours(model: Path, targets: Path, tmp_path: Path) -> None:
+    lines = targets.read_text().splitlines()
+    (tmp_path / "some.csv").write_text("\n".join([lines[0], *lines[:1:-3]]) + "\n")
+    found = []
+    for name, asked, threads in (
+        ("all", tiny.job(model, targets), 1),
+        ("some", tiny.job(model, tmp_path / "some.csv", batch_size=5), 3),
+    ):
+        plan(asked, tmp_path / name, HERE)
+        run(tmp_path / name, ClusterProfile(kind="none", threads=threads))
+        found.append(read_rows(tmp_path / name / "predictions.zarr", 0, read_record(tmp_path / name).rows))
+    rows = {id_: row for row, id_ in enumerate(found[0]["id"])}
+    chosen = [rows[id_] for id_ in found[1]["id"]]
+    assert len(chosen) == 233
+    for output in ("embedding", "concentration", "ring_probability"):
+        assert found[1][output].tobytes() == found[0][output][chosen].tobytes()
+
+
 def test_a_flux_model_sees_nanomaggies(targets: Path, tmp_path: Path) -> None:
     model = tiny.write_model(tmp_path / "flux.onnx", stretch=Stretch(kind="flux"))
     assert OnnxModel(model).card.input_type == "float32"

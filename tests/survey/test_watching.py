@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -175,6 +176,12 @@ def test_a_block_that_another_worker_finished_is_not_done_again(run_dir: Path) -
     summary = worker.process(worker.BlockTask(str(run_dir), 0, "another session"))
     assert (summary.rows, summary.cause) == (256, "")
     assert RunPaths(run_dir).ledger_entry(0).stat().st_mtime_ns == before
+
+
+def test_a_worker_of_another_gzsurvey_does_no_block(run_dir: Path) -> None:
+    summary = worker.process(worker.BlockTask(str(run_dir), 0, "now", gzsurvey="0.0.1"))
+    assert re.search(r"has gzsurvey \S+, the run has 0.0.1; install the same", summary.cause)
+    assert not any((RunPaths(run_dir).zarr / "status" / "c").glob("*"))
 
 
 def test_a_stall_is_said_once_for_each_spell_and_names_the_worker(
