@@ -35,10 +35,9 @@ from gzsurvey.images.prepare import prepare_picture
 from gzsurvey.model.checkpoint import find_checkpoint, load_network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import load_finetune_recipe
-from gzsurvey.study.cells import stratified_order
 from gzsurvey.training import finetune
 from gzsurvey.training.data import as_input
-from gzsurvey.training.split import deal, divide
+from gzsurvey.training.split import deal, divide, stratified_order
 
 HERE = Path(__file__).parent
 STARTS = ("pretrained", "random")
