@@ -361,7 +361,7 @@ class _Measuring:
             for k, name in enumerate(head.classes):
                 by_class[name] = self._one_class(published[:, k], target, k, shares, sample.galaxies.quantities)
             own = probability[np.arange(n), target]
-            spread = 1.0 - (probability**2).sum(axis=1)
+            spread = (probability * (1.0 - probability)).sum(axis=1)
             notes = [f"label {head.classes[t]}: {p:.2f}" for t, p in zip(target, own, strict=True)]
             galleries.add(np.arange(n), (1.0 - own) ** 2, spread, notes)
         else:

@@ -313,7 +313,7 @@ def test_each_galaxy_of_a_cross_validation_is_judged_by_the_network_that_did_not
     assert len(results["checkpoints"]) == 2
     assert results["split"] == "folds"
     assert not list((tmp_path / "out").glob("fold-*"))
-    check_page(tmp_path / "out")
+    assert "the one of 2 networks that neither learnt" in check_page(tmp_path / "out")
 
 
 def test_a_cross_validation_that_is_not_there_is_one_line(
