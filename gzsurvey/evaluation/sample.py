@@ -403,7 +403,7 @@ def _labels_of(path: Path, frame: pd.DataFrame, head: Head, recipe: EvaluationRe
     """Return the labelled galaxies, to find their images by, and their labels."""
     where = str(path)
     if isinstance(head, VotesHead):
-        truth = read_votes(frame, head.tree, where, "the checkpoint").astype(np.float64)
+        truth = read_votes(frame, head.tree, where, ", ".join(head.tree.campaigns)).astype(np.float64)
     elif isinstance(head, ClassesHead):
         truth = _classes(frame, where, head, recipe)
     elif isinstance(head, LabelsHead):

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--id-column", default="id")
     parser.add_argument("--column", default="label")
     parser.add_argument("--zoobot-python", required=True)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100, 10**9])
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -96,7 +97,7 @@ class Comparison:
             pool = pool[stratified_order(self.classes[pool], [self.options.seed, fold])]
             for count in self.options.counts:
                 chosen = pool[:count]
-                for start in STARTS:
+                for start in self.options.starts:
                     for program in (self.ours, self.zoobot):
                         probability, seconds = program(start, chosen, test)
                         right = probability.argmax(axis=1) == self.classes[test]

@@ -16,9 +16,7 @@ import argparse
 import json
 import os
 import platform
-import resource
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +29,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
+from threadpoolctl import threadpool_limits
 
+from gzsurvey.cli import cli
 from gzsurvey.dataset.store import Store
 from gzsurvey.votes.tree import DecisionTree
 
@@ -50,7 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    threadpool_limits(options.threads)
     work = Work(options.data, options.out)
     votes = work.votes()
     tasks = list(work.tasks())
@@ -172,12 +175,11 @@ class Work:
 
 
 def _gzsurvey(*arguments: str | Path) -> float:
-    """Run a command of this checkout; return the seconds of processor time it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    """Run a command of this checkout; return the seconds of processor time it took, of all threads."""
+    began = time.process_time()
     print("gzsurvey", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "gzsurvey", *map(str, arguments), "--quiet"], check=True, stdout=2)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cli.main([*map(str, arguments), "--quiet"])
+    return time.process_time() - began
 
 
 def _cumulative(predicted: pd.DataFrame) -> NDArray[np.float64]:

@@ -261,6 +261,13 @@ def test_votes_of_a_table_are_judged_as_those_of_the_store(
     alone = Mixture((write_checkpoint(tmp_path / "votes", 1, HEADS[:1]),))
     evaluate(QUICK, alone, tmp_path / "alone", given)
     assert results_of(tmp_path / "alone")["kind"] == "votes"
+    first = dict(zip(TREE.vote_columns[:3], counts.T[:3], strict=True))
+    strange = Given(labels=labels(**first | {"shells-gz2_yes": 1}), images=votes.dataset)
+    refused(
+        TableError, "'shells-gz2_yes' holds votes on a question that 'gz2' lacks", QUICK, alone, tmp_path / "x", strange
+    )
+    few = Given(labels=labels(**{name: column * 0 + 3 for name, column in first.items()}), images=votes.dataset)
+    refused(RecipeError, "no question has 10 galaxies with 20 votes", QUICK, alone, tmp_path / "x", few)
 
 
 def test_numbers_along_which_votes_are_judged_may_stand_in_a_table_of_their_own(
