@@ -2,8 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 DEMO := demo-out
+# Of real-evaluation: real galaxies, laid out as docs/how-to/real-sky.md says, and where its pages go.
+DATA := ../shared/data
+REAL := real-out
 
-.PHONY: venv demo test slow long lint clean
+.PHONY: venv demo real-evaluation test slow long lint clean
 
 venv: .venv/installed
 
@@ -15,6 +18,11 @@ venv: .venv/installed
 demo: venv
 	rm -rf $(DEMO)
 	$(BIN)/gzsurvey demo $(DEMO)
+
+# Finetuning and evaluation on real galaxies, from nothing to the tables of docs/benchmarks/real-galaxies.md; repeated, it resumes.
+real-evaluation: venv
+	$(BIN)/python tests/benchmarks/bench_real.py $(DATA) $(REAL)
+	$(BIN)/python tests/benchmarks/bench_outliers_real.py $(REAL)/pretrained $(REAL)/store $(DATA)
 
 # A process of one thread for each core: threads of several processes would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile

@@ -161,14 +161,17 @@ def finetune(
 @click.argument("checkpoint")
 @click.argument("out", type=Directory)
 @click.option("--dataset", type=Directory, default=None, help="A store, whose votes are the truth.")
-@click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", help="Of the store.")
-@click.option("--labels", type=ExistingFile, default=None, help="Table of a finetuned task's labels, instead of votes.")
+@click.option("--split", type=click.Choice(["test", "validation", "train", "folds"]), default="test",
+              help="Of the store; folds: all labels, each by the network that did not learn from it.")  # fmt: skip
+@click.option("--labels", type=ExistingFile, default=None,
+              help="Table of a finetuned task's labels, or of counts of votes: instead of the store's.")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path, exists=True), default=None,
               help="Of the labels: a store, directory, zip, tar or parquet. [default: --dataset]")  # fmt: skip
 @click.option("--truth", type=click.Path(path_type=Path, exists=True), default=None, metavar="TABLE|FOLDER",
               help="A simulation's true fractions: id and {vote column}_fraction, or {campaign}.parquet.")  # fmt: skip
 @click.option("--by", default=None, metavar="A,B,C",
               help="Show errors along these columns of the labels. [default, of a store: r50,mag]")  # fmt: skip
+@click.option("--catalogue", type=ExistingFile, default=None, help="For a store: table of id and the columns of --by.")
 @click.option("--member", "members", multiple=True, metavar="CHECKPOINT", help="Mixed with CHECKPOINT; repeatable.")
 @click.option("--passes", type=click.IntRange(1, 100), default=1, help="Members made of each checkpoint.")
 @click.option("--vary", type=click.Choice(["dropout", "views"]), default="dropout", help="What differs between passes.")

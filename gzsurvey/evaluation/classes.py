@@ -72,6 +72,7 @@ def curve(score: Floats, target: NDArray[np.int64], k: int, prevalence: Floats, 
     member = np.equal.outer(target, np.arange(len(prevalence))).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         each = np.where(prevalence > 0, prevalence / (weight @ member), 0.0)
+    each = np.where(np.isfinite(each), each, np.nan)
     share = np.take(each, target, axis=1) * weight
     mine = target[order] == k
     chosen = np.cumsum(share[:, order] * mine, axis=1)[:, ends]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from gzsurvey.card import ClassesHead, Head, LabelsHead, TaskHead, VotesHead
 from gzsurvey.errors import RecipeError
 from gzsurvey.evaluation.figures import draw
+from gzsurvey.evaluation.folds import cross_validation, predict_folds
 from gzsurvey.evaluation.page import Shown, render
 from gzsurvey.evaluation.paths import EvaluationPaths
 from gzsurvey.evaluation.predict import Mixture, Predictor, check_alike
@@ -32,13 +34,14 @@ from gzsurvey.evaluation.results import (
     without_nan,
 )
 from gzsurvey.evaluation.sample import (
+    FOLDS,
     Given,
     Labelled,
     Sample,
     TaskSample,
     VotesSample,
+    labelled_sample,
     read_labelled,
-    task_sample,
     votes_sample,
 )
 from gzsurvey.evaluation.table import as_text
@@ -56,6 +59,8 @@ from gzsurvey.training.pictures import is_store
 from gzsurvey.votes.uncertainty import mixture_fractions
 
 logger = logging.getLogger(__name__)
+VOTES = "votes"
+"""Names the votes among tasks; a finetuned task of this name goes before them."""
 _ROWS_AT_A_TIME = 8192
 
 
@@ -97,9 +102,10 @@ def evaluate(recipe: EvaluationRecipe, mixture: Mixture, out: Path, given: Given
     check_alike(mixture, infos, head)
     if mixture.passes > 1 and mixture.vary == "views":
         refuse_meaningless(recipe.augmentation, infos[0].preparation)
+    judged = _judged(mixture, given)
     description = {
         "recipe": recipe.model_dump(mode="json"),
-        "checkpoints_sha256": mixture.hashes(),
+        "checkpoints_sha256": _hashes(judged),
         "passes": mixture.passes,
         "vary": mixture.vary if mixture.passes > 1 else None,
         **given.identity(),
@@ -109,24 +115,44 @@ def evaluate(recipe: EvaluationRecipe, mixture: Mixture, out: Path, given: Given
         logger.info("%s is finished", out)
         return as_text(json.loads(paths.results.read_text()))
     try:
-        results = _evaluated(Predictor(mixture, head, recipe, device), infos[0], paths, given, truth)
+        results = _evaluated(Predictor(mixture, head, recipe, device), judged, infos[0], paths, given, truth)
     finally:
         paths.images.unlink(missing_ok=True)
     job.finish(out, description)
     for path in (paths.outputs, paths.outputs_done):
         path.unlink(missing_ok=True)
+    for place in out.glob(paths.fold("*").name):
+        shutil.rmtree(place)
     return as_text(results)
+
+
+def _judged(mixture: Mixture, given: Given) -> dict[int, Mixture]:
+    """Return whose predictions are judged: `mixture`, or by number the networks of its cross-validation."""
+    if given.split != FOLDS:
+        return {0: mixture}
+    if given.labels is None:
+        raise RecipeError(mixture.checkpoints[0], "is judged with --split folds on the labels that it was finetuned "
+                          "to: add --labels")  # fmt: skip
+    return cross_validation(mixture)
+
+
+def _hashes(judged: Mapping[int, Mixture]) -> list[str]:
+    return [found for mixture in judged.values() for found in mixture.hashes()]
 
 
 def _open(head: Head, info: CheckpointInfo, given: Given, recipe: EvaluationRecipe) -> VotesSample | Labelled:
     """Read what is known of the galaxies; what cannot be used is refused before OUT exists."""
-    if isinstance(head, VotesHead):
+    if given.labels is None:
+        assert isinstance(head, VotesHead)
         sample = votes_sample(given, head, info.preparation)
-        refuse_unjudged(sample, recipe)
+        refuse_unjudged(sample.votes, sample.tree, recipe)
         return sample
     if isinstance(head, ClassesHead | LabelsHead):
         check_prevalence(head, recipe)
-    return read_labelled(given, head, info.preparation, recipe)
+    labelled = read_labelled(given, head, info.preparation, recipe)
+    if isinstance(head, VotesHead):
+        refuse_unjudged(labelled.truth.astype(np.int64), head.tree, recipe)
+    return labelled
 
 
 def choose_head(mixture: Mixture, info: CheckpointInfo, given: Given, recipe: EvaluationRecipe) -> Head:
@@ -138,42 +164,54 @@ def choose_head(mixture: Mixture, info: CheckpointInfo, given: Given, recipe: Ev
         There is none, or there are several to choose from.
     """
     name = mixture.checkpoints[0]
+    votes = next((head for head in info.heads if isinstance(head, VotesHead)), None)
     if given.labels is None:
         if given.dataset is None:
             raise RecipeError(name, "needs galaxies to be evaluated on: add --dataset STORE, or --labels and --images")
-        votes = next((head for head in info.heads if isinstance(head, VotesHead)), None)
         if votes is None:
             raise RecipeError(name, "predicts no votes; give --labels for what it was finetuned to")
         return votes
-    tasks = {head.task: head for head in info.heads if not isinstance(head, VotesHead)}
+    finetuned: dict[str, Head] = {head.task: head for head in info.heads if not isinstance(head, VotesHead)}
+    tasks = ({} if votes is None else {VOTES: votes}) | finetuned
     if not tasks:
-        raise RecipeError(name, "was not finetuned to a task that --labels could judge; leave --labels out")
-    if recipe.task is None and len(tasks) > 1:
-        raise RecipeError(name, f"has several tasks ({', '.join(tasks)}); choose by --set task=NAME")
-    task = recipe.task or next(iter(tasks))
+        raise RecipeError(name, "was not finetuned to a task that --labels could judge, and predicts no votes")
+    if recipe.task is None and len(finetuned) > 1:
+        raise RecipeError(name, f"has several tasks ({', '.join(finetuned)}); choose by --set task=NAME")
+    task = recipe.task or next(iter(finetuned or tasks))
     if task not in tasks:
         raise RecipeError(name, f"has no task {task!r}; it has {', '.join(tasks)}")
     return tasks[task]
 
 
 def _evaluated(
-    predictor: Predictor, info: CheckpointInfo, paths: EvaluationPaths, given: Given, truth: VotesSample | Labelled
+    predictor: Predictor,
+    judged: Mapping[int, Mixture],
+    info: CheckpointInfo,
+    paths: EvaluationPaths,
+    given: Given,
+    known: VotesSample | Labelled,
 ) -> dict[str, Any]:
     """Do the work and write everything; return the results."""
     head, recipe = predictor.head, predictor.recipe
-    if isinstance(truth, VotesSample):
-        galaxies = truth.galaxies
+    sample: VotesSample | TaskSample
+    if isinstance(known, VotesSample):
+        sample = known
+    else:
+        checkpoint = predictor.mixture.checkpoints[0]
+        sample = labelled_sample(known, head, given.split, checkpoint, info.preparation, paths.out)
+    galaxies = sample.galaxies
+    if galaxies.fold is None:
         outputs = predictor.predict(galaxies.images, len(galaxies), paths.out)
-        measured = votes_results(truth, outputs, recipe) | {"has_truth": truth.truth is not None}
-        write_rows(paths.predictions, galaxies, _vote_columns(truth, outputs))
+    else:
+        outputs = predict_folds(predictor, judged, galaxies.fold, galaxies.images, paths.out)
+    if isinstance(sample, VotesSample):
+        measured = votes_results(sample, outputs, recipe) | {"has_truth": sample.truth is not None}
+        write_rows(paths.predictions, galaxies, _vote_columns(sample, outputs))
     else:
         assert not isinstance(head, VotesHead)
-        sample = task_sample(truth, given.split, info.preparation, paths.out)
-        galaxies = sample.galaxies
-        outputs = predictor.predict(galaxies.images, len(galaxies), paths.out)
         measured = task_results(sample, head, outputs, recipe)
         write_rows(paths.predictions, galaxies, _task_columns(sample, head, outputs, recipe))
-    results: dict[str, Any] = without_nan(_described(predictor, info, given, galaxies) | measured)
+    results: dict[str, Any] = without_nan(_described(predictor, judged, info, given, galaxies) | measured)
     figures = []
     paths.figure("any").parent.mkdir(exist_ok=True)
     for drawing in draw(results):
@@ -191,42 +229,50 @@ def _pictures(galaxies: Sample, preparation: Preparation, rows: NDArray[np.int64
     return np.stack([shown(image, preparation) for image in galaxies.images(rows)])
 
 
-def _described(predictor: Predictor, info: CheckpointInfo, given: Given, galaxies: Sample) -> dict[str, Any]:
+def _described(
+    predictor: Predictor, judged: Mapping[int, Mixture], info: CheckpointInfo, given: Given, galaxies: Sample
+) -> dict[str, Any]:
     """Return what was evaluated on what."""
     mixture, recipe = predictor.mixture, predictor.recipe
+    names = [checkpoint for one in judged.values() for checkpoint in one.checkpoints]
     pictures = given.images or given.dataset
     assert pictures is not None
     return {
         "name": Path(mixture.checkpoints[0]).name,
-        "checkpoints": dict(zip(mixture.checkpoints, mixture.hashes(), strict=True)),
+        "checkpoints": dict(zip(names, _hashes(judged), strict=True)),
         "members": mixture.members,
         "passes": mixture.passes,
         "vary": mixture.vary,
         "images": pictures.name,
-        "split": given.split if is_store(pictures) else None,
+        "split": given.split if is_store(pictures) or given.split == FOLDS else None,
         "simulated": info.simulated,
-        "calibration": _calibration(mixture, predictor.head),
-        "seen": _seen(info, galaxies),
+        "calibration": _calibration(judged, predictor.head),
+        "seen": _seen(judged, galaxies),
         "level": recipe.level,
         "recipe": recipe.model_dump(mode="json"),
     }
 
 
-def _calibration(mixture: Mixture, head: Head) -> dict[str, dict[str, float]]:
+def _calibration(judged: Mapping[int, Mixture], head: Head) -> dict[str, dict[str, float]]:
     """Return, by checkpoint, on how many galaxies its calibration was fitted and what it was worth there."""
-    fitted = {name: info.calibration.get(head.output) for name, info in
-              zip(mixture.checkpoints, mixture.infos(), strict=True)}  # fmt: skip
+    fitted = {name: info.calibration.get(head.output) for mixture in judged.values()
+              for name, info in zip(mixture.checkpoints, mixture.infos(), strict=True)}  # fmt: skip
     return {name: found.model_dump(include={"galaxies", "loss_before", "loss_after"})
             for name, found in fitted.items() if found is not None}  # fmt: skip
 
 
-def _seen(info: CheckpointInfo, galaxies: Sample) -> int | None:
-    """Count galaxies in the cells of those that trained the model with votes or labels; None: not known."""
+def _seen(judged: Mapping[int, Mixture], galaxies: Sample) -> int | None:
+    """Count galaxies in the cells of those that trained their network with votes or labels; None: not known."""
     known = np.isfinite(galaxies.ra) & np.isfinite(galaxies.dec)
-    if info.training_cells is None or not known.any():
+    trained_in = {number: mixture.infos()[0].training_cells for number, mixture in judged.items()}
+    if None in trained_in.values() or not known.any():
         return None
-    own = cells(galaxies.ra[known], galaxies.dec[known], CELL_ORDER)
-    return int(np.isin(own, np.array(info.training_cells.get("voted", ()), dtype=np.int64)).sum())
+    own = cells(galaxies.ra, galaxies.dec, CELL_ORDER)
+    fold = np.zeros(len(own), np.int64) if galaxies.fold is None else galaxies.fold
+    return sum(
+        int(np.isin(own[known & (fold == number)], np.array(voted["voted"], dtype=np.int64)).sum())
+        for number, voted in trained_in.items() if voted is not None
+    )  # fmt: skip
 
 
 def _vote_columns(sample: VotesSample, outputs: NDArray[np.float32]) -> Iterator[dict[str, Any]]:

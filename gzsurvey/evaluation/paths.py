@@ -9,7 +9,7 @@
     ├── predictions.parquet  one row per galaxy: id, position, what is known, what is predicted
     ├── figures/*.png        the figures of the page
     ├── unmatched.csv        labels without an image, where there are any
-    └── outputs.npy, outputs.json, images.npy    while it works
+    └── outputs.npy, outputs.json, images.npy, fold-0/ ...    while it works
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class EvaluationPaths:
     def outputs_done(self) -> Path:
         """How many galaxies of `outputs` are finished, and of what."""
         return self.out / "outputs.json"
+
+    def fold(self, number: int | str) -> Path:
+        """Return where outputs of one fold of a cross-validation are, as those above."""
+        return self.out / f"fold-{number}"
 
     @property
     def images(self) -> Path:

@@ -25,7 +25,7 @@ from gzsurvey.outputs.prevalence import estimated_shares
 from gzsurvey.outputs.rows import at_prevalence
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.evaluation import EvaluationRecipe
-from gzsurvey.votes.tree import Question
+from gzsurvey.votes.tree import DecisionTree, Question
 from gzsurvey.votes.uncertainty import mixture_fractions
 
 DRAWN_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -79,19 +79,25 @@ class Galleries:
         }  # fmt: skip
 
 
-def _judged(sample: VotesSample, recipe: EvaluationRecipe) -> NDArray[np.bool_]:
-    return votes.judged(sample.votes, sample.tree, recipe.enough_votes, recipe.asked_of)
-
-
-def refuse_unjudged(sample: VotesSample, recipe: EvaluationRecipe) -> None:
+def refuse_unjudged(counts: NDArray[np.integer], tree: DecisionTree, recipe: EvaluationRecipe) -> None:
     """Refuse galaxies of which too few have enough votes.
+
+    Parameters
+    ----------
+    counts : int, shape (N, A)
+        Votes.
+    tree : DecisionTree
+        Of these answers.
+    recipe : EvaluationRecipe
+        How many are enough.
 
     Raises
     ------
     gzsurvey.errors.RecipeError
         No question has enough galaxies.
     """
-    if _judged(sample, recipe).sum(axis=0).max(initial=0) < FEWEST:
+    judged = votes.judged(counts, tree, recipe.enough_votes, recipe.asked_of)
+    if judged.sum(axis=0).max(initial=0) < FEWEST:
         raise RecipeError("enough_votes", f"no question has {FEWEST} galaxies with {recipe.enough_votes} votes, "
                           f"asked of {recipe.asked_of:g} of their volunteers, here; lower it by --set")  # fmt: skip
 
@@ -109,7 +115,7 @@ def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: Eva
         What counts. It judges by some question, as `refuse_unjudged` makes sure.
     """
     measuring = _Measuring(recipe)
-    judged = _judged(sample, recipe)
+    judged = votes.judged(sample.votes, sample.tree, recipe.enough_votes, recipe.asked_of)
     truly = None if sample.truth is None else votes.truly_asked(sample.truth, sample.tree, recipe.asked_of)
     galleries = Galleries(len(sample.galaxies))
     questions: Results = {}
@@ -355,7 +361,7 @@ class _Measuring:
             for k, name in enumerate(head.classes):
                 by_class[name] = self._one_class(published[:, k], target, k, shares, sample.galaxies.quantities)
             own = probability[np.arange(n), target]
-            spread = 1.0 - (probability**2).sum(axis=1)
+            spread = (probability * (1.0 - probability)).sum(axis=1)
             notes = [f"label {head.classes[t]}: {p:.2f}" for t, p in zip(target, own, strict=True)]
             galleries.add(np.arange(n), (1.0 - own) ** 2, spread, notes)
         else:

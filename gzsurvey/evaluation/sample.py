@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gzsurvey.card import ClassesHead, LabelsHead, TaskHead, VotesHead
+from gzsurvey.card import ClassesHead, Head, LabelsHead, VotesHead
 from gzsurvey.dataset.store import SPLITS, Store
 from gzsurvey.dataset.tables import ID_COLUMNS, numbers, pick, positions, read_table, texts
 from gzsurvey.errors import RecipeError, TableError
+from gzsurvey.evaluation.folds import fold_of_each
 from gzsurvey.evaluation.intervals import Floats
 from gzsurvey.evaluation.predict import Images
 from gzsurvey.recipes.evaluation import EvaluationRecipe
@@ -27,8 +28,11 @@ from gzsurvey.sky.columns import IMAGE_NAMES
 from gzsurvey.training.labels import Labels
 from gzsurvey.training.pictures import UNMATCHED, collect, is_store
 from gzsurvey.training.tasks import ClassesTask
+from gzsurvey.training.tasks.votes import read_votes
 from gzsurvey.votes.tree import DecisionTree
 
+FOLDS = "folds"
+"""As a split: every galaxy that a cross-validation tested."""
 MEASURED = ("r50", "mag")
 """Numbers that a store knows of its galaxies."""
 
@@ -40,15 +44,18 @@ class Given:
     dataset: Path | None = None
     """A STORE."""
     split: str = "test"
-    """Which of its galaxies."""
+    """Which of its galaxies; `FOLDS`: all labelled ones, each shown to the network of a cross-validation that
+    knows nothing of it."""
     labels: Path | None = None
-    """Table of a finetuned task's labels; None: the votes of `dataset` are the truth."""
+    """Table of a finetuned task's labels, or of counts of votes; None: the votes of `dataset` are the truth."""
     images: Path | None = None
     """Of the labelled galaxies: a STORE, directory, zip, tar or parquet; None: `dataset`."""
     truth: Path | None = None
     """Of a simulated sky: table with ``id`` and ``{vote column}_fraction``, or folder of ``{campaign}.parquet``."""
     by: tuple[str, ...] = ()
-    """Columns of numbers in the table of labels or in the store, along which errors are shown."""
+    """Columns of numbers in the table of labels, in `catalogue` or in the store, along which errors are shown."""
+    catalogue: Path | None = None
+    """Table with ids and the numbers of `by`, for galaxies of a store; None: the store knows them."""
 
     def identity(self) -> dict[str, object]:
         """Return what makes the same galaxies and truth when OUT is used again."""
@@ -59,6 +66,7 @@ class Given:
             "labels_sha256": _hash(self.labels),
             "truth_sha256": _hash(self.truth),
             "by": list(self.by),
+            "catalogue_sha256": _hash(self.catalogue),
         }
 
 
@@ -74,6 +82,8 @@ class Sample:
     images: Images
     quantities: Mapping[str, Floats]
     """By name, each float64, shape (N,), NaN where not known."""
+    fold: NDArray[np.int64] | None = None
+    """By which part of a cross-validation each is tested, shape (N,); None: all by the same networks."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -145,7 +155,7 @@ def votes_sample(given: Given, head: VotesHead, preparation: Preparation) -> Vot
         ra=store.numbers("ra", rows),
         dec=store.numbers("dec", rows),
         images=lambda part: store.images(rows[part]),
-        quantities=_of_store(store, rows, given.by),
+        quantities=_of_catalogue(given, store.texts("id", rows)) or _of_store(store, rows, given.by),
     )
     assumed = store.texts("assumed_votes", rows) == "True"
     campaigns = store.texts("campaign", rows)
@@ -202,6 +212,30 @@ def _of_store(store: Store, rows: NDArray[np.int64], by: tuple[str, ...]) -> dic
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
+def _of_catalogue(given: Given, ids: NDArray[np.str_]) -> dict[str, Floats]:
+    """Read the numbers asked for from a table of their own, by id; empty where there is none."""
+    if given.catalogue is None:
+        return {}
+    where, frame = str(given.catalogue), read_table(given.catalogue)
+    id_column = pick(frame, None, ID_COLUMNS, where)
+    if id_column is None:
+        raise TableError(where, f"has no id ({', '.join(ID_COLUMNS)}); rename a column")
+    if not given.by:
+        raise TableError(where, "is read for no column; name some by --by")
+    place = _rows_of_ids(frame[id_column], where).get_indexer(pd.Index(ids))
+    if (place < 0).all():
+        raise TableError(where, f"has none of these galaxies; their ids look like {str(ids[0])!r}")
+    values = {str(pick(frame, name, (), where)): numbers(frame, name, where) for name in given.by}
+    return {name: np.where(place >= 0, column[place], np.nan) for name, column in values.items()}
+
+
+def _rows_of_ids(column: pd.Series, where: str) -> pd.Index:
+    named = pd.Index(texts(column, where))
+    if named.has_duplicates:
+        raise TableError(where, f"id {named[named.duplicated()][0]!r} stands more than once")
+    return named
+
+
 def read_truth(path: Path, tree: DecisionTree, ids: NDArray[np.str_], campaigns: NDArray[np.str_]) -> Floats:
     """Read the simulator's true vote fractions.
 
@@ -244,10 +278,7 @@ def read_truth(path: Path, tree: DecisionTree, ids: NDArray[np.str_], campaigns:
 def _fractions(table: Path, tree: DecisionTree, campaign: str, ids: NDArray[np.str_]) -> Floats:
     frame = read_table(table)
     pick(frame, "id", (), str(table))
-    named = pd.Index(texts(frame["id"], str(table)))
-    if named.has_duplicates:
-        raise TableError(str(table), f"id {named[named.duplicated()][0]!r} stands more than once")
-    place = named.get_indexer(pd.Index(ids))
+    place = _rows_of_ids(frame["id"], str(table)).get_indexer(pd.Index(ids))
     out = np.full((len(ids), tree.n_answers), np.nan)
     for question in tree.of_campaign(campaign):
         wanted = [f"{column}_fraction" for column in question.vote_columns]
@@ -268,22 +299,22 @@ class Labelled:
     labels: Labels
     """By which images are found."""
     truth: Floats
-    """As of `TaskSample`."""
+    """As of `TaskSample`; votes, shape (N, A)."""
     quantities: Mapping[str, Floats]
     """By name, each float64, shape (N,), NaN where not known."""
     pictures: Path
     """Where images are."""
 
 
-def read_labelled(given: Given, head: TaskHead, preparation: Preparation, recipe: EvaluationRecipe) -> Labelled:
-    """Read the labels of a finetuned task.
+def read_labelled(given: Given, head: Head, preparation: Preparation, recipe: EvaluationRecipe) -> Labelled:
+    """Read the labels of a finetuned task, or votes.
 
     Parameters
     ----------
     given : Given
         Its `labels`, `images` or `dataset`, and `by`.
-    head : TaskHead
-        The task.
+    head : Head
+        What they are labels of.
     preparation : Preparation
         The model's.
     recipe : EvaluationRecipe
@@ -300,6 +331,8 @@ def read_labelled(given: Given, head: TaskHead, preparation: Preparation, recipe
     pictures, where = given.images or given.dataset, str(given.labels)
     if pictures is None:
         raise RecipeError(where, "needs the images of its galaxies: add --images (or --dataset STORE)")
+    if given.catalogue is not None:
+        raise RecipeError(str(given.catalogue), f"is not needed: columns of --by are read from {where}; add them there")
     if is_store(pictures):
         _check_preparation(Store(pictures), preparation)
     frame = read_table(given.labels)
@@ -308,7 +341,9 @@ def read_labelled(given: Given, head: TaskHead, preparation: Preparation, recipe
     return Labelled(labels, truth, quantities, pictures)
 
 
-def task_sample(labelled: Labelled, split: str, preparation: Preparation, out: Path) -> TaskSample:
+def labelled_sample(
+    labelled: Labelled, head: Head, split: str, checkpoint: str, preparation: Preparation, out: Path
+) -> TaskSample | VotesSample:
     """Find the images of labelled galaxies.
 
     Of labels whose images lie in a store, those of one split are taken; of other images, all.
@@ -317,8 +352,12 @@ def task_sample(labelled: Labelled, split: str, preparation: Preparation, out: P
     ----------
     labelled : Labelled
         As `read_labelled` returns it.
+    head : Head
+        What they are labels of.
     split : str
-        Of the store.
+        Of the store, or `FOLDS`.
+    checkpoint : str
+        Whose cross-validation is meant by `FOLDS`.
     preparation : Preparation
         The model's.
     out : Path
@@ -329,12 +368,17 @@ def task_sample(labelled: Labelled, split: str, preparation: Preparation, out: P
     gzsurvey.errors.TableError
         No label has an image; names ids.
     gzsurvey.errors.RecipeError
-        None of the labelled galaxies lies in the split.
+        None of the labelled galaxies lies in the split, or the cross-validation tested none.
     """
     (out / UNMATCHED).unlink(missing_ok=True)
     found = collect(labelled.labels, labelled.pictures, preparation, out)
+    fold = None
     kept = np.arange(len(found.labels))
-    if found.published is not None:
+    if split == FOLDS:
+        fold = fold_of_each(checkpoint, found.labels)
+        kept = np.flatnonzero(fold >= 0)
+        fold = fold[kept]
+    elif found.published is not None:
         kept = np.flatnonzero(found.published == split)
         if not len(kept):
             raise RecipeError(str(labelled.pictures), f"has no labelled galaxy in split {split!r}; choose by --split")
@@ -346,14 +390,21 @@ def task_sample(labelled: Labelled, split: str, preparation: Preparation, out: P
         dec=found.labels.dec[kept],
         images=lambda part: found.images[kept[part]],
         quantities={name: values[rows] for name, values in labelled.quantities.items()},
+        fold=fold,
     )
-    return TaskSample(galaxies, labelled.truth[rows])
+    truth = labelled.truth[rows]
+    if not isinstance(head, VotesHead):
+        return TaskSample(galaxies, truth)
+    every = np.arange(head.width, dtype=np.int64)
+    return VotesSample(galaxies, head.tree, truth.astype(np.int32), np.ones(len(rows), np.bool_), every, None)
 
 
-def _labels_of(path: Path, frame: pd.DataFrame, head: TaskHead, recipe: EvaluationRecipe) -> tuple[Labels, Floats]:
+def _labels_of(path: Path, frame: pd.DataFrame, head: Head, recipe: EvaluationRecipe) -> tuple[Labels, Floats]:
     """Return the labelled galaxies, to find their images by, and their labels."""
     where = str(path)
-    if isinstance(head, ClassesHead):
+    if isinstance(head, VotesHead):
+        truth = read_votes(frame, head.tree, where, ", ".join(head.tree.campaigns)).astype(np.float64)
+    elif isinstance(head, ClassesHead):
         truth = _classes(frame, where, head, recipe)
     elif isinstance(head, LabelsHead):
         for name in head.classes:

@@ -27,7 +27,7 @@ class EvaluationRecipe(Section):
     levels: Annotated[tuple[Inside, ...], Field(min_length=1)] = (0.5, 0.68, 0.9)
     """Of the credible and predictive intervals whose coverage is stated."""
     task: str | None = None
-    """Which finetuned task the labels are of; None: the checkpoint's only one."""
+    """Which finetuned task the labels are of, or ``votes``; None: the checkpoint's only task, or else its votes."""
     label_column: str = "label"
     """Of classes, or of a number. Labels that do not exclude each other have a column for each class."""
     class_names: dict[str, str] = {}

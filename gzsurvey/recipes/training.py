@@ -248,8 +248,11 @@ class FinetuneRecipe(FinetuneTask):
     neighbours stay together."""
     sky_order: Annotated[int, Field(ge=0, le=12)] = 4
     """HEALPix order of these cells; 4: cells of 3.7 degrees, wider than clusters and most surveys' tiles."""
+    label_limit: Annotated[int, Field(ge=4)] | None = None
+    """Learn from, and validate on, so many of the labels, drawn class by class; None: all.
+    Says what more labels are worth."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
-    """Cross-validation: as many more finetunings, each checked on another part of the labels."""
+    """Cross-validation: as many more finetunings, each tested on another part of the labels."""
     seeds: Annotated[int, Field(ge=2, le=100)] | None = None
     """Members of an ensemble: as many more finetunings, each with a seed of its own."""
     views: Annotated[int, Field(ge=0, le=100)] = 4

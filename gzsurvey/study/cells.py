@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gzsurvey.recipes.study import StudyRecipe, TaskRecipe
 from gzsurvey.study.tasks import Task
-from gzsurvey.training.split import deal
+from gzsurvey.training.split import deal, stratified_order
 
 PRETRAINED = ("hybrid", "contrastive", "supervised")
 """The slowest first, so that side by side they end soonest."""
@@ -97,24 +97,3 @@ def divide(task: Task, recipe: TaskRecipe, seed: int, fold: int | None) -> tuple
         parts = deal(task.target, recipe.folds, seed)
         pool, test = np.flatnonzero(parts != fold), np.flatnonzero(parts == fold)
     return pool[stratified_order(task.target[pool], [seed, 0 if fold is None else fold + 1])], test
-
-
-def stratified_order(target: NDArray[np.int64], seed: list[int]) -> NDArray[np.int64]:
-    """Order galaxies at random, so that every beginning holds each class in its share.
-
-    Parameters
-    ----------
-    target : int64, shape (N,)
-        Classes.
-    seed : list of int
-        Equal seeds, equal orders.
-
-    Returns
-    -------
-    int64, shape (N,)
-    """
-    place = np.empty(len(target))
-    for k in np.unique(target):
-        rows = np.random.default_rng([*seed, int(k), 7]).permutation(np.flatnonzero(target == k))
-        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return np.argsort(place, kind="stable")

@@ -6,7 +6,7 @@ Letters: N labelled galaxies, n some of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from gzsurvey.errors import TableError
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.sky import healpix
 from gzsurvey.training.pictures import Pictures
-from gzsurvey.training.split import deal, deal_cells, divide
+from gzsurvey.training.split import deal, deal_cells, divide, stratified_order
 from gzsurvey.training.tasks.several import lacking, refuse_lacking, strata
 
 Rows = NDArray[np.int64]
@@ -32,6 +32,16 @@ class Parts:
     """How it was made, for people."""
 
 
+@dataclass(frozen=True)
+class Fold:
+    """One part of a cross-validation."""
+
+    parts: Parts
+    """What is learnt from, and what stops and calibrates: all of it from the other folds."""
+    tested: Rows
+    """Rows that have no part in this, shape (n,)."""
+
+
 def split(pictures: Pictures, recipe: FinetuneRecipe) -> Parts:
     """Divide the labelled galaxies by the recipe.
 
@@ -43,24 +53,32 @@ def split(pictures: Pictures, recipe: FinetuneRecipe) -> Parts:
     gzsurvey.errors.TableError
         Too few labels of a class, or labels that cannot be divided by the sky.
     """
-    tasks, usable = pictures.labels.tasks, _usable(pictures)
+    rows = _limited(pictures, _usable(pictures), recipe)
     if pictures.published is not None and recipe.split == "stratified":
-        parts = tuple(np.flatnonzero(pictures.published == name) for name in ("train", "validation"))
-        if all(lacking(tasks, part, 1) is None for part in parts):
+        parts = tuple(rows[pictures.published[rows] == name] for name in ("train", "validation"))
+        if all(lacking(pictures.labels.tasks, part, 1) is None for part in parts):
             return Parts(parts[0], parts[1], "the store's own split")
-    share = recipe.validation
+    return _divided(pictures, rows, recipe)
+
+
+def _divided(pictures: Pictures, rows: Rows, recipe: FinetuneRecipe) -> Parts:
+    """Put a share of `rows` aside for validation."""
+    groups, share = strata(pictures.labels.tasks)[rows], recipe.validation
     if recipe.split == "sky":
-        cells = _cells(pictures, usable, recipe, 2)
-        held_out = deal_cells(cells, strata(tasks)[usable], (1.0 - share, share), recipe.seed) == 1
+        cells = _cells(pictures, rows, recipe, 2)
+        held_out = deal_cells(cells, groups, (1.0 - share, share), recipe.seed) == 1
         how = f"{_count(cells[held_out])} of {_count(cells)} cells of the sky (HEALPix order {recipe.sky_order})"
     else:
-        held_out = divide(strata(tasks)[usable], share, recipe.seed)
+        held_out = divide(groups, share, recipe.seed)
         how = f"{share:.0%} of each class"
-    return Parts(usable[~held_out], usable[held_out], f"{how} for validation")
+    return Parts(rows[~held_out], rows[held_out], f"{how} for validation")
 
 
-def folds(pictures: Pictures, recipe: FinetuneRecipe, number: int) -> Iterator[Parts]:
-    """Yield the divisions of a cross-validation: each usable galaxy is checked on once.
+def folds(pictures: Pictures, recipe: FinetuneRecipe, number: int) -> Iterator[Fold]:
+    """Yield the divisions of a cross-validation: each usable galaxy is tested on once.
+
+    The others are divided as `split` divides: what stops the training and fits the calibration is not what
+    tests them.
 
     Raises
     ------
@@ -77,9 +95,19 @@ def folds(pictures: Pictures, recipe: FinetuneRecipe, number: int) -> Iterator[P
     else:
         dealt = deal(groups, number, recipe.seed)
     for fold in range(number):
-        yield Parts(
-            usable[dealt != fold], usable[dealt == fold], f"fold {fold} of {number} ({recipe.split}) for validation"
-        )
+        parts = _divided(pictures, _limited(pictures, usable[dealt != fold], recipe), recipe)
+        how = f"fold {fold} of {number} ({recipe.split}) is tested on, of the others {parts.how}"
+        yield Fold(replace(parts, how=how), usable[dealt == fold])
+
+
+def _limited(pictures: Pictures, rows: Rows, recipe: FinetuneRecipe) -> Rows:
+    """Return as many of `rows` as the recipe allows to learn from, class by class; fewer are among more."""
+    limit, tasks = recipe.label_limit, pictures.labels.tasks
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = np.sort(rows[stratified_order(strata(tasks)[rows], [recipe.seed])[:limit]])
+    refuse_lacking(tasks, chosen, 2, f"among the {limit} of label_limit")
+    return chosen
 
 
 def _usable(pictures: Pictures) -> Rows:

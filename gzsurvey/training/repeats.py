@@ -3,14 +3,14 @@
 ::
 
     OUT/
-    ├── folds/0 ... K-1/   complete finetunings, each checked on another part of the labels
-    ├── out_of_fold.csv    every label with the prediction of the one network that did not learn from it
+    ├── folds/0 ... K-1/   complete finetunings, each tested on another part of the labels
+    ├── out_of_fold.csv    every label with the prediction of the one network that knows nothing of it
     ├── folds.json         metrics of each fold, and of all these predictions together
     ├── seeds/1 ... n/     complete finetunings that differ in their seed
     └── seeds.json         metrics of each
 
-What is finished is not done again. Predictions are without the calibration, which was fitted on the
-galaxies in question.
+What is finished is not done again. Predictions are those of the finished networks, calibration included:
+no label that a network is tested on has trained, stopped or calibrated it.
 
 Letters: N labelled galaxies, W columns of an output.
 """
@@ -60,25 +60,30 @@ def cross_validate(recipe: FinetuneRecipe, pictures: Pictures, out: Path, learn:
     """
     if recipe.folds is None:
         return
-    parts = list(folds(pictures, recipe, recipe.folds))
-    places = [out / FOLDS / str(fold) for fold in range(recipe.folds)]
-    for place, part in zip(places, parts, strict=True):
+    dealt = list(folds(pictures, recipe, recipe.folds))
+    places = [fold_place(out, fold) for fold in range(recipe.folds)]
+    for place, fold in zip(places, dealt, strict=True):
         Progress.say(f"fold {place.name} of {recipe.folds}")
-        learn(place, recipe, part)
-    rows = np.sort(np.concatenate([part.validation for part in parts]))
+        learn(place, recipe, fold.parts)
+    rows = np.sort(np.concatenate([fold.tested for fold in dealt]))
+    tasks = tuple(task.balanced(task.labelled(rows)) for task in pictures.labels.tasks)
     fold_of = np.zeros(len(pictures.labels), dtype=np.int64)
     predicted: dict[str, NDArray[np.float64]] = {}
-    for fold, (place, part) in enumerate(zip(places, parts, strict=True)):
-        fold_of[part.validation] = fold
-        for name, values in _uncalibrated(place, pictures, part.validation, device).items():
+    measured = []
+    for number, (place, fold) in enumerate(zip(places, dealt, strict=True)):
+        fold_of[fold.tested] = number
+        network, _ = load_network(find_checkpoint(str(place)))
+        tested = Examples(pictures.images, fold.tested, pictures.labels.tasks)
+        found = predict(job.on_device(network, device), tested, device)
+        measured.append(measure(tasks, found, fold.tested))
+        for name, values in found.items():
             known = predicted.setdefault(name, np.full((len(pictures.labels), values.shape[1]), np.nan))
-            known[part.validation] = values
-    tasks = tuple(task.balanced(task.labelled(rows)) for task in pictures.labels.tasks)
+            known[fold.tested] = values
     of_all = {name: values[rows] for name, values in predicted.items()}
     together = measure(tasks, of_all, rows)
     table = pictures.labels.take(rows).described() | {"fold": fold_of[rows]} | columns(tasks, of_all, rows)
     write_aside(out / OUT_OF_FOLD, pd.DataFrame(table).to_csv(index=False).encode())
-    _tell(out / f"{FOLDS}.json", f"{recipe.folds} folds", places, {"together": together})
+    _tell(out / f"{FOLDS}.json", f"{recipe.folds} folds", measured, {"together": together})
 
 
 def train_ensemble(recipe: FinetuneRecipe, parts: Parts, out: Path, learn: Learn) -> None:
@@ -101,20 +106,17 @@ def train_ensemble(recipe: FinetuneRecipe, parts: Parts, out: Path, learn: Learn
     for member, place in enumerate(places, start=1):
         Progress.say(f"member {member} of {recipe.seeds}")
         learn(place, recipe.model_copy(update={"seed": recipe.seed + member}), parts)
-    _tell(out / f"{SEEDS}.json", f"{recipe.seeds} seeds", places, {})
-
-
-def _uncalibrated(
-    place: Path, pictures: Pictures, rows: NDArray[np.int64], device: torch.device
-) -> dict[str, NDArray[np.float64]]:
-    network, _ = load_network(find_checkpoint(str(place)))
-    network.calibrators.clear()
-    return predict(job.on_device(network, device), Examples(pictures.images, rows, pictures.labels.tasks), device)
-
-
-def _tell(path: Path, title: str, places: Sequence[Path], more: dict[str, Any]) -> None:
-    """Write and say the mean and the spread (standard deviation) of every metric."""
     measured = [read_info(find_checkpoint(str(place))).metrics for place in places]
+    _tell(out / f"{SEEDS}.json", f"{recipe.seeds} seeds", measured, {})
+
+
+def fold_place(out: Path, fold: int) -> Path:
+    """Return where the finetuning that is tested on `fold` lies."""
+    return out / FOLDS / str(fold)
+
+
+def _tell(path: Path, title: str, measured: Sequence[dict[str, float]], more: dict[str, Any]) -> None:
+    """Write and say the mean and the spread (standard deviation) of every metric."""
     names = [name for name in measured[0] if all(name in values for values in measured)]
     of_each = {name: [values[name] for values in measured] for name in names}
     told = {

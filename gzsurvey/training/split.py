@@ -37,6 +37,27 @@ def divide(strata: Rows, share: float, seed: int) -> NDArray[np.bool_]:
     return chosen
 
 
+def stratified_order(target: NDArray[np.int64], seed: list[int]) -> NDArray[np.int64]:
+    """Order galaxies at random, so that every beginning holds each class in its share.
+
+    Parameters
+    ----------
+    target : int64, shape (N,)
+        Classes.
+    seed : list of int
+        Equal seeds, equal orders.
+
+    Returns
+    -------
+    int64, shape (N,)
+    """
+    place = np.empty(len(target))
+    for k in np.unique(target):
+        rows = np.random.default_rng([*seed, int(k), 7]).permutation(np.flatnonzero(target == k))
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.argsort(place, kind="stable")
+
+
 def deal(strata: Rows, folds: int, seed: int) -> Rows:
     """Give each galaxy a fold, class by class, so that folds are equally large.
 

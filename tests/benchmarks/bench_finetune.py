@@ -6,7 +6,8 @@
         --images gz_decals_rings/images.zip --id-column iauname --column ring --zoobot-python ZOOBOT/bin/python
 
 Cross-validated; each fold's training part is cut down to the numbers of labels asked for, a fifth of which validates.
-Both start from PRETRAINED, and from random weights. Prints one Markdown table and one line of JSON.
+Both start from PRETRAINED, and from random weights. Seconds are processor time, of all threads, so that other programs
+on the machine hardly change them. Prints one Markdown table and one line of JSON.
 """
 
 from __future__ import annotations
@@ -35,10 +36,9 @@ from gzsurvey.images.prepare import prepare_picture
 from gzsurvey.model.checkpoint import find_checkpoint, load_network
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import load_finetune_recipe
-from gzsurvey.study.cells import stratified_order
 from gzsurvey.training import finetune
 from gzsurvey.training.data import as_input
-from gzsurvey.training.split import deal, divide
+from gzsurvey.training.split import deal, divide, stratified_order
 
 HERE = Path(__file__).parent
 STARTS = ("pretrained", "random")
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--id-column", default="id")
     parser.add_argument("--column", default="label")
     parser.add_argument("--zoobot-python", required=True)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100, 10**9])
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -96,7 +97,7 @@ class Comparison:
             pool = pool[stratified_order(self.classes[pool], [self.options.seed, fold])]
             for count in self.options.counts:
                 chosen = pool[:count]
-                for start in STARTS:
+                for start in self.options.starts:
                     for program in (self.ours, self.zoobot):
                         probability, seconds = program(start, chosen, test)
                         right = probability.argmax(axis=1) == self.classes[test]
@@ -118,12 +119,12 @@ class Comparison:
                    f"image_size={self.info.preparation.image_size}"]  # fmt: skip
         out = self.folder / f"ours-{time.monotonic_ns()}"
         checkpoint = str(self.options.checkpoint) if start == "pretrained" else "none"
-        began = time.perf_counter()
+        began = time.process_time()
         # The pictures of the folder are prepared already, so nothing is cropped again.
         finetune(
             load_finetune_recipe("finetune", changes), self._uncropped(checkpoint), out, labels, self.folder, "cpu"
         )
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         network, _ = load_network(find_checkpoint(str(out)))
         with torch.inference_mode():
             given = network(as_input(torch.from_numpy(self.pictures[test])))["task_probability"]
@@ -175,7 +176,7 @@ def report(options: argparse.Namespace, found: list[dict[str, Any]]) -> None:
     frame = pd.DataFrame(found)
     print(f"\n{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
-    print("| start | labels | program | accuracy (%) | ROC-AUC (%) | seconds |\n|---|---|---|---|---|---|")
+    print("| start | labels | program | accuracy (%) | ROC-AUC (%) | CPU s |\n|---|---|---|---|---|---|")
     for (start, labels, program), rows in frame.groupby(["start", "labels", "program"], sort=False):
         stated = [f"{100 * rows[name].mean():.1f} ± {100 * rows[name].std() / len(rows) ** 0.5:.1f}"
                   for name in ("accuracy", "roc_auc")]  # fmt: skip

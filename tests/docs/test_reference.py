@@ -49,6 +49,7 @@ def test_every_shipped_recipe_loads_and_explains_its_numbers() -> None:
         "demo": DemoRecipe, "simulate": SimulationRecipe, "survey": SurveyRecipe, "pretrain": PretrainRecipe,
         "evaluate": EvaluationRecipe, "finetune": FinetuneRecipe,
         "real-sky-pretrain": PretrainRecipe, "real-sky-rings": FinetuneRecipe,
+        "real-gz2-pretrain": PretrainRecipe, "real-direct": FinetuneRecipe,
         "study-simulated": StudyRecipe, "study-simulated-gpu": StudyRecipe, "study-real": StudyRecipe,
         "study-variants": StudyRecipe,
         "detectability": DetectabilityRecipe,

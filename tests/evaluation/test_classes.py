@@ -94,6 +94,15 @@ def test_a_purity_that_is_not_reached_has_no_threshold() -> None:
     assert completeness == 0.0
 
 
+def test_in_a_resample_without_a_class_nothing_is_known() -> None:
+    """And nothing is warned of: resamples of ten rare classes often lack one."""
+    target = np.tile([0, 1, 2], 4)
+    weight = np.stack([np.ones(12), np.where(target == 2, 0.0, 1.0)])
+    found = classes.curve(RNG.random(12), target, 0, np.full(3, 1 / 3), weight)
+    assert np.isfinite(found.purity[0]).all()
+    assert np.isnan(found.purity[1]).all()
+
+
 def test_without_an_example_of_a_class_nothing_is_known() -> None:
     score, target = RNG.random(50), RNG.integers(2, size=50)
     found = classes.curve(score, target, 1, np.array([0.5, 0.3, 0.2]), np.ones((1, 50)))

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from blobs import ELONGATED, EVIL, HEADS, QUICK, TESTED, TREE, write_checkpoint, write_store
+from blobs import ELONGATED, EVIL, HEADS, QUICK, TESTED, TREE, N, write_checkpoint, write_store
 from pages import Page
 
 from gzsurvey import dataset
@@ -26,6 +27,7 @@ from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.recipes.training import load_pretrain_recipe
 from gzsurvey.training import pretrain
 from gzsurvey.training.data import as_input
+from gzsurvey.training.repeats import OUT_OF_FOLD, fold_place
 from gzsurvey.votes.fractions import expected_fractions
 
 FIRST, SECOND = "smooth-or-featured-gz2", "disk-edge-on-gz2"
@@ -238,6 +240,104 @@ def test_a_number(one: Mixture, votes: Given, labels: Callable[..., Path], tmp_p
     check_page(tmp_path / "out")
 
 
+def test_votes_of_a_table_are_judged_as_those_of_the_store(
+    evaluated: tuple[Path, str], one: Mixture, votes: Given, labels: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The same galaxies and counts; the store's every tenth has assumed votes, which count for fewer numbers."""
+    assert votes.dataset is not None
+    store = Store(votes.dataset)
+    counts = store.vote_counts(np.arange(N))
+    table = labels(**dict(zip(TREE.vote_columns, counts.T, strict=True)), redshift=np.linspace(0, 0.2, N))
+    given = Given(labels=table, images=votes.dataset, by=("redshift",))
+    evaluate(QUICK.model_copy(update={"task": "votes"}), one, tmp_path / "out", given)
+    found, stored = (results_of(out)["questions"] for out in (tmp_path / "out", evaluated[0]))
+    for name in (FIRST, SECOND):
+        for measure in ("rmse", "mae", "accuracy"):
+            assert found[name][measure] == stored[name][measure]
+        assert found[name]["assumed"] == 0
+    assert [row["galaxies"] for row in found[FIRST]["trends"]["redshift"]] == [150, 150]
+    assert EvaluationPaths(tmp_path / "out").figure("trends").is_file()
+    check_page(tmp_path / "out")
+    alone = Mixture((write_checkpoint(tmp_path / "votes", 1, HEADS[:1]),))
+    evaluate(QUICK, alone, tmp_path / "alone", given)
+    assert results_of(tmp_path / "alone")["kind"] == "votes"
+    first = dict(zip(TREE.vote_columns[:3], counts.T[:3], strict=True))
+    strange = Given(labels=labels(**first | {"shells-gz2_yes": 1}), images=votes.dataset)
+    refused(
+        TableError, "'shells-gz2_yes' holds votes on a question that 'gz2' lacks", QUICK, alone, tmp_path / "x", strange
+    )
+    few = Given(labels=labels(**{name: column * 0 + 3 for name, column in first.items()}), images=votes.dataset)
+    refused(RecipeError, "no question has 10 galaxies with 20 votes", QUICK, alone, tmp_path / "x", few)
+
+
+def test_numbers_along_which_votes_are_judged_may_stand_in_a_table_of_their_own(
+    one: Mixture, votes: Given, tmp_path: Path
+) -> None:
+    table = tmp_path / "catalogue.csv"
+    ids = [f"g{i}" for i in reversed(range(1, 101))]
+    pd.DataFrame({"id": ids, "redshift": np.linspace(0.2, 0.1, 100)}).to_csv(table, index=False)
+    given = Given(votes.dataset, by=("redshift",), catalogue=table)
+    evaluate(QUICK, one, tmp_path / "out", given)
+    low, high = results_of(tmp_path / "out")["questions"][FIRST]["trends"]["redshift"]
+    assert (low["low"], high["high"]) == pytest.approx((0.1, 0.2))
+    assert low["galaxies"] + high["galaxies"] == 100
+    refused(TableError, "has no column 'snr'; it has id, redshift", QUICK, one, tmp_path / "other",
+            replace(given, by=("snr",)))  # fmt: skip
+    refused(TableError, "name some by --by", QUICK, one, tmp_path / "other", replace(given, by=()))
+    pd.DataFrame({"id": ["x"], "redshift": [1.0]}).to_csv(table, index=False)
+    refused(TableError, "has none of these galaxies; their ids look like", QUICK, one, tmp_path / "other", given)
+
+
+def cross_validated(folder: Path) -> Mixture:
+    """Write two folds with other weights than the network of all labels, and who was tested by which."""
+    write_checkpoint(folder, 7, HEADS[1:2])
+    for fold in range(2):
+        write_checkpoint(fold_place(folder, fold), fold, HEADS[1:2])
+    ids = [EVIL, *(f"g{i}" for i in range(1, N - 5))]
+    tested = pd.DataFrame({"id": ids, "ra": 0.0, "dec": 0.0, "fold": np.arange(N - 5) % 2})
+    tested.to_csv(folder / OUT_OF_FOLD, index=False)
+    return Mixture((str(folder),))
+
+
+def test_each_galaxy_of_a_cross_validation_is_judged_by_the_network_that_did_not_learn_from_it(
+    votes: Given, labels: Callable[..., Path], tmp_path: Path
+) -> None:
+    mixture = cross_validated(tmp_path / "rings")
+    table = labels(label=np.where(ELONGATED, EVIL, "no"))
+    given = Given(labels=table, images=votes.dataset, split="folds")
+    evaluate(QUICK, mixture, tmp_path / "out", given)
+    rows = pd.read_parquet(EvaluationPaths(tmp_path / "out").predictions)
+    assert len(rows) == N - 5
+    assert votes.dataset is not None
+    images = as_input(torch.from_numpy(Store(votes.dataset).images(np.arange(N - 5))))
+    with torch.inference_mode():
+        each = [load_network(find_checkpoint(str(fold_place(tmp_path / "rings", fold))))[0](images) for fold in (0, 1)]
+    expected = torch.stack([found["ring_probability"][:, 0] for found in each], dim=1).numpy()
+    chosen = expected[np.arange(N - 5), np.arange(N - 5) % 2]
+    np.testing.assert_allclose(rows["no_score"], chosen, atol=1e-6)
+    assert np.abs(expected[:, 0] - expected[:, 1]).max() > 1e-3
+    results = results_of(tmp_path / "out")
+    assert len(results["checkpoints"]) == 2
+    assert results["split"] == "folds"
+    assert not list((tmp_path / "out").glob("fold-*"))
+    assert "the one of 2 networks that neither learnt" in check_page(tmp_path / "out")
+
+
+def test_a_cross_validation_that_is_not_there_is_one_line(
+    one: Mixture, votes: Given, labels: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe, out = QUICK.model_copy(update={"task": "ring"}), tmp_path / "out"
+    given = Given(labels=labels(label=np.where(ELONGATED, EVIL, "no")), images=votes.dataset, split="folds")
+    mixture = cross_validated(tmp_path / "rings")
+    refused(RecipeError, "was not cross-validated: give finetune --set folds=5", recipe, one, out, given)
+    refused(RecipeError, "add --labels", recipe, one, out, replace(given, labels=None, dataset=votes.dataset))
+    refused(
+        RecipeError, "cannot be a member", recipe, Mixture((*mixture.checkpoints, *mixture.checkpoints)), out, given
+    )
+    (tmp_path / "rings" / OUT_OF_FOLD).write_text("id,fold\nx,0\n")
+    refused(RecipeError, "cross-validated on none of these galaxies: .*g1", recipe, mixture, out, given)
+
+
 def refused(kind: type[GZSurveyError], match: str, *arguments: object) -> None:
     with pytest.raises(kind, match=match) as caught:
         evaluate(*arguments)  # type: ignore[arg-type]
@@ -260,7 +360,14 @@ def test_bad_inputs_are_refused_before_anything_is_written(
             Given(votes.dataset, by=("redshift",)))  # fmt: skip
     refused(RecipeError, "does not predict what", QUICK, Mixture((one.checkpoints[0], task.checkpoints[0])), out, votes)
     table = labels(label=np.where(ELONGATED, "ring", "no"))
-    refused(RecipeError, "not finetuned to a task", QUICK, blind, out, Given(votes.dataset, labels=table))
+    refused(
+        RecipeError,
+        "not finetuned to a task that --labels could judge, and predicts no votes",
+        QUICK,
+        blind,
+        out,
+        Given(votes.dataset, labels=table),
+    )
     refused(RecipeError, "several tasks \\(ring, tidal, size\\)", QUICK, one, out, Given(votes.dataset, labels=table))
     refused(TableError, "class 'ring' is none of the checkpoint's", QUICK, task, out,
             Given(votes.dataset, labels=table))  # fmt: skip

@@ -15,7 +15,7 @@ from gzsurvey.errors import OutputConflict, RecipeError, TableError, TrainingErr
 from gzsurvey.recipes.dataset import load_dataset_recipe
 from gzsurvey.recipes.study import LabelsRecipe, StudyRecipe, load_study_recipe
 from gzsurvey.study import study
-from gzsurvey.study.cells import cells, divide, modes, pretrained_arms, stratified_order
+from gzsurvey.study.cells import cells, divide, modes, pretrained_arms
 from gzsurvey.study.tasks import Task, check_held_out, derived_labels, load_task, prepare_tasks
 
 SIZE = 32
@@ -110,15 +110,6 @@ def task_of(target: np.ndarray) -> Task:
     nowhere = np.full(len(target), np.nan)
     return Task("t", ("a", "b"), np.zeros((len(target), 8, 8, 3), np.uint8), target, rows.astype(str), nowhere, nowhere,
                 rows[::2], rows[1::2])  # fmt: skip
-
-
-def test_subsets_are_nested_and_stratified() -> None:
-    target = np.repeat([0, 1, 2], [60, 30, 10])
-    order = stratified_order(target, [3, 0])
-    assert sorted(order) == list(range(100))
-    for n in (10, 20, 50):
-        assert np.bincount(target[order[:n]]).tolist() == [6 * n // 10, 3 * n // 10, n // 10]
-    assert not np.array_equal(order, stratified_order(target, [4, 0]))
 
 
 def test_folds_test_every_galaxy_once_and_never_learn_from_it(data: Path) -> None:

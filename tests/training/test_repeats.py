@@ -33,7 +33,7 @@ from gzsurvey.training.fitting import Finetuning
 from gzsurvey.training.labels import read_labels
 from gzsurvey.training.parts import Parts, folds, split
 from gzsurvey.training.pictures import Pictures, Survey, collect
-from gzsurvey.training.split import deal, deal_cells
+from gzsurvey.training.split import deal, deal_cells, stratified_order
 
 SIZE, N = 32, 60
 
@@ -73,8 +73,10 @@ def test_no_cell_of_the_sky_is_in_two_parts(drawn: tuple[Path, Path]) -> None:
     target = known.labels.only_task.target
     assert abs(target[parts.validation].mean() - target.mean()) < 0.25
     dealt = list(folds(known, recipe(split="sky"), 4))
-    assert sorted(np.concatenate([part.validation for part in dealt])) == list(range(N))
-    assert all(not set(of_each[p.training]) & set(of_each[p.validation]) for p in dealt)
+    assert sorted(np.concatenate([fold.tested for fold in dealt])) == list(range(N))
+    for fold in dealt:
+        apart = [set(of_each[rows]) for rows in (fold.parts.training, fold.parts.validation, fold.tested)]
+        assert sum(map(len, apart)) == len(set().union(*apart)) == len(np.unique(of_each))
 
 
 def test_cells_are_dealt_evenly_and_no_part_stays_empty() -> None:
@@ -94,6 +96,33 @@ def test_folds_are_dealt_class_by_class() -> None:
     assert np.ptp(counts, axis=1).max() <= 1
     assert np.ptp(counts.sum(axis=0)) <= 1
     assert np.array_equal(dealt, deal(strata, 5, seed=3))
+
+
+def test_subsets_are_nested_and_stratified() -> None:
+    target = np.repeat([0, 1, 2], [60, 30, 10])
+    order = stratified_order(target, [3, 0])
+    assert sorted(order) == list(range(100))
+    for n in (10, 20, 50):
+        assert np.bincount(target[order[:n]]).tolist() == [6 * n // 10, 3 * n // 10, n // 10]
+    assert not np.array_equal(order, stratified_order(target, [4, 0]))
+
+
+def test_fewer_labels_are_drawn_class_by_class_and_are_among_more(drawn: tuple[Path, Path], tmp_path: Path) -> None:
+    known = labelled(drawn[0])
+    target = known.labels.only_task.target
+    parts = {n: split(known, recipe(label_limit=n)) for n in (12, 30, N)}
+    used = {n: set(part.training) | set(part.validation) for n, part in parts.items()}
+    assert [len(rows) for rows in used.values()] == [12, 30, N]
+    assert used[12] < used[30] < used[N]
+    assert abs(target[list(used[12])].sum() - 12 * target.mean()) <= 1
+    for fold in folds(known, recipe(label_limit=12), 4):
+        assert len(fold.parts.training) + len(fold.parts.validation) == 12
+        assert not {*fold.parts.training, *fold.parts.validation} & set(fold.tested)
+    rare = pd.read_csv(drawn[0])
+    rare["label"] = ["rare"] * 2 + ["common"] * (N - 2)
+    rare.to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(TableError, match=r"class 'rare' has \d labels among the 10 of label_limit, at least two"):
+        split(labelled(tmp_path / "labels.csv"), recipe(label_limit=10))
 
 
 def test_labels_that_the_sky_cannot_divide_are_one_line(drawn: tuple[Path, Path], tmp_path: Path) -> None:
@@ -151,7 +180,7 @@ def check_out_of_fold(out: Path, labels: Path) -> None:
     area = roc_auc_score(table["task"] == "round", table["task_round_p"])
     assert told["together"]["roc_auc"] == pytest.approx(area)
     assert area > 0.8
-    losses = told["metrics"]["validation_loss"]
+    losses = told["metrics"]["loss"]
     assert losses["mean"] == pytest.approx(np.mean(losses["of_each"]))
     assert losses["spread"] == pytest.approx(np.std(losses["of_each"], ddof=1))
     for fold, part in table.groupby("fold"):

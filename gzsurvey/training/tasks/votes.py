@@ -40,8 +40,7 @@ class VotesTask(Task[VotesLayer]):
         """Read one column of counts for each answer, ``{question}{suffix}_{answer}``."""
         assert recipe.campaign is not None
         tree = DecisionTree.load(recipe.campaign)
-        _refuse_strangers(frame, tree, where, recipe.campaign)
-        counts = counts_from_table(VoteTable(frame, ColumnMap(), where), tree)
+        counts = read_votes(frame, tree, where, recipe.campaign)
         return cls(recipe, where, counts, np.ones(len(frame)), tree)
 
     @property
@@ -106,6 +105,31 @@ class VotesTask(Task[VotesLayer]):
     @cached_property
     def _table(self) -> Tensor:
         return answer_table(self.tree)
+
+
+def read_votes(frame: pd.DataFrame, tree: DecisionTree, where: str, campaign: str) -> NDArray[np.int32]:
+    """Read columns of counts, ``{question}{suffix}_{answer}``.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The table.
+    tree : DecisionTree
+        Its questions; those without a column are taken as not asked.
+    where, campaign : str
+        Names of table and tree, for errors.
+
+    Returns
+    -------
+    int32, shape (N, A)
+
+    Raises
+    ------
+    gzsurvey.errors.TableError
+        Votes on a question or answer that the tree lacks, no votes at all, or no counts; names columns or rows.
+    """
+    _refuse_strangers(frame, tree, where, campaign)
+    return counts_from_table(VoteTable(frame, ColumnMap(), where), tree)
 
 
 def _refuse_strangers(frame: pd.DataFrame, tree: DecisionTree, where: str, campaign: str) -> None:
