@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gzsurvey.progress import Progress
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -18,3 +20,9 @@ def shared_data() -> Path:
             pytest.fail("../shared/data is missing, and CI needs it")
         pytest.skip("../shared/data is not here")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test silence the next: ``--quiet`` holds for a whole process."""
+    monkeypatch.setattr(Progress, "quiet", False)
