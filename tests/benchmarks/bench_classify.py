@@ -146,8 +146,8 @@ def memory(options: argparse.Namespace, model: Path, images: Path, folder: Path)
     for count in options.memory:
         targets, out = write_targets(images, count, folder / f"targets-{count}.csv"), folder / f"run-{count}"
         planned = plan(job_of(model, targets, images, options, f"block_rows={BLOCK_ROWS}"), out, load_cluster("none"))
-        seconds, peak = timed(["run", str(out), "--cluster", "none"])
-        lines.append(f"| {count:,} | {planned.record.n_blocks} | {seconds:.0f} | {peak:.0f} |")
+        took = timed(["run", str(out), "--cluster", "none"])
+        lines.append(f"| {count:,} | {planned.record.n_blocks} | {took.seconds:.0f} | {took.peak_mb:.0f} |")
     return "\n".join(lines)
 
 
