@@ -55,6 +55,18 @@ def test_stilts_shows_units_ucds_descriptions_and_nulls(tmp_path: Path) -> None:
     assert f"\nflag,Integer,,meta.record,flag of targets.fits,{-(2**31)}" in shown
 
 
+def test_votlint_misses_only_the_rows_in_the_votable_of_the_primary_hdu(tmp_path: Path) -> None:
+    """It is one without data, with the number of rows, as STILTS itself writes it."""
+    program = client("stilts")
+    write(tmp_path / "t.fits")
+    with fits.open(tmp_path / "t.fits") as hdus:
+        (tmp_path / "t.vot").write_bytes(hdus[0].data.tobytes())
+    lint = subprocess.run([program, "votlint", tmp_path / "t.vot"], capture_output=True, text=True)
+    assert lint.stderr == ""
+    (line,) = lint.stdout.splitlines()
+    assert line.endswith(f"Row count (0) not equal to nrows attribute ({N})")
+
+
 def test_stilts_reads_big_ids_and_nulls(tmp_path: Path) -> None:
     program = client("stilts")
     write(tmp_path / "t.fits")
