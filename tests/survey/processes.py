@@ -45,7 +45,7 @@ class Cluster:
         self.workers[name] = self._start("worker", [*fixed, "--name", name, "--death-timeout", "20", *options])
 
     def _start(self, kind: str, options: list[str]) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
         with (self.folder / f"{kind}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "dask", kind, *options], stdout=log, stderr=log, cwd=self.folder,

@@ -100,7 +100,8 @@ def test_a_job_asks_for_what_its_workers_need() -> None:
     assert {"--cpus-per-task=8", "02:00:00", "cpu", "--output=/data/a run/logs/worker-%j.log"} <= set(
         shlex.split(directives)
     )
-    assert "export DASK_DISTRIBUTED__COMM__RETRY__COUNT=3\nmodule load python\n" in script
+    exports = "export DASK_DISTRIBUTED__COMM__RETRY__COUNT=3\nexport DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False\n"
+    assert f"{exports}module load python\n" in script
     worker = shlex.split(script.splitlines()[-1])
     assert worker[:4] == [sys.executable, "-m", "distributed.cli.dask_worker", "tcp://head:1"]
     following = dict(pairwise(worker))
@@ -188,6 +189,8 @@ def test_each_gpu_has_a_process_that_sees_no_other(run_dir: Path, undisturbed: C
         client.wait_for_workers(2, timeout=120)
         seen = client.run(lambda: __import__("os").environ["CUDA_VISIBLE_DEVICES"])
         assert sorted(seen.values()) == ["7", "GPU-ab"]
+        kept = client.run(lambda dask_worker: sorted(dask_worker.periodic_callbacks))
+        assert not any("profile" in name for names in kept.values() for name in names)
         about = workers.place.workers.values()
         assert [(one["nthreads"], one["resources"]) for one in about] == [(1, {"GPU": 1})] * 2
     assert run(run_dir, profile).finished == 3

@@ -58,6 +58,7 @@ def open_pool(profile: ClusterProfile, run: Path, part: Part = WHOLE) -> Iterato
         "distributed.worker.daemon": True,
         "distributed.comm.retry.count": places.RETRIES,
         "distributed.admin.log-length": 100,
+        "distributed.worker.profile.enabled": False,
     }
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)

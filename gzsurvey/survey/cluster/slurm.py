@@ -27,7 +27,11 @@ STAGGER_S = 240
 """give or take this, so that not all leave together."""
 LOST_SECONDS = 60.0
 """A job whose workers have been away for so long has ended."""
-ENVIRONMENT = {"DASK_DISTRIBUTED__COMM__RETRY__COUNT": str(RETRIES)}
+ENVIRONMENT = {
+    "DASK_DISTRIBUTED__COMM__RETRY__COUNT": str(RETRIES),
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
+"""Of workers: Dask's profiler keeps what it saw in the last 1,000 seconds, some 60 MB."""
 STOP_SECONDS = 10.0
 ASK_SECONDS = 60.0
 """Between questions to SLURM."""
