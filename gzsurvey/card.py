@@ -16,6 +16,8 @@ from gzsurvey.votes.tree import DecisionTree
 
 METADATA_KEY = "gzsurvey.card"
 """Key of the card in the ONNX file's ``metadata_props``."""
+EMBEDDING = "embedding"
+"""First output of every model, and the array of a run that keeps it."""
 
 
 class _Part(Section):
@@ -344,14 +346,14 @@ class Card(_Part):
     @property
     def outputs(self) -> dict[str, int]:
         """Name and width of every ONNX output, the embedding first."""
-        return {"embedding": self.embedding_size} | {head.output: head.width for head in self.heads}
+        return {EMBEDDING: self.embedding_size} | {head.output: head.width for head in self.heads}
 
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every ONNX output after its batch dimension."""
         side_by_side = (self.members,) if self.members > 1 else ()
         heads = {head.output: (*side_by_side, head.width) for head in self.heads}
-        return {"embedding": (self.embedding_size,)} | heads
+        return {EMBEDDING: (self.embedding_size,)} | heads
 
     @property
     def licence_notes(self) -> tuple[str, ...]:

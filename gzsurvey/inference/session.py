@@ -6,7 +6,6 @@ Letters: N galaxies, S pixels on a side of the model's input.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -124,10 +123,11 @@ class OnnxModel:
 
         starts = range(0, len(images), self.batch_size)
         if min(self.threads, len(starts)) <= 1:
-            deque(map(fill, starts), maxlen=0)
+            for start in starts:
+                fill(start)
         else:
             with ThreadPoolExecutor(self.threads, thread_name_prefix="inference") as pool:
-                deque(pool.map(fill, starts), maxlen=0)
+                list(pool.map(fill, starts))
         return results
 
     def _open_fixed(self, content: bytes) -> FixedBatch:

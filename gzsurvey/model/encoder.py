@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from gzsurvey.errors import RecipeError
-from gzsurvey.model.intake import give_intake
+from gzsurvey.model.flux_stretch import stretch_flux
 from gzsurvey.model.timm_import import import_timm
 from gzsurvey.recipes.preparation import Preparation
 
@@ -51,7 +51,7 @@ def create_encoder(
     if folder is not None:
         _refuse_special_options(encoder, name)
     if preparation is not None and preparation.is_flux:
-        give_intake(encoder, preparation.stretch)
+        stretch_flux(encoder, preparation.stretch)
     return encoder
 
 

@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.card import Card, EmbeddingReference
+from gzsurvey.card import EMBEDDING, Card, EmbeddingReference
 from gzsurvey.errors import CardMismatch
 from gzsurvey.outliers import distance_of_coordinates, embedding_distance, principal_coordinates
 from gzsurvey.outputs.zarr import ArraySpec
 from gzsurvey.recipes.survey import KeptOfEmbedding
 
-EMBEDDING = "embedding"
-"""Output of the model, and the array that is kept of it."""
 HALF_LARGEST = float(np.finfo(np.float16).max)
 Floats = NDArray[np.floating]
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.card import Card, ClassesHead, LabelsHead, NumberHead, TaskHead, TrainingRange
+from gzsurvey.card import EMBEDDING, Card, ClassesHead, LabelsHead, NumberHead, TaskHead, TrainingRange
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Layout, column_word
-from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
+from gzsurvey.outputs.embedding import KeptEmbedding
 from gzsurvey.sky.healpix import with_neighbours
 from gzsurvey.status import Status
 from gzsurvey.votes.fractions import LEAST_ASKED, leading_answer, proportion_asked

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gzsurvey.card import EMBEDDING
 from gzsurvey.outputs.columns import Column
 
 ROWS_PER_CHUNK = 1024
@@ -123,7 +124,7 @@ def create_arrays(
             dtype=str if spec.dtype == "str" else spec.dtype,
             fill_value=spec.fill,
             # Embeddings are noise to a compressor, and uncompressed they can be mapped.
-            compressors=None if spec.name == "embedding" else zarr.codecs.ZstdCodec(level=1),  # type: ignore[attr-defined]
+            compressors=None if spec.name == EMBEDDING else zarr.codecs.ZstdCodec(level=1),  # type: ignore[attr-defined]
             dimension_names=("row", *(name for name, _ in spec.inner)),
             attributes={"role": spec.role, **spec.attributes},
         )

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gzsurvey.card import Card
+from gzsurvey.card import EMBEDDING, Card
 from gzsurvey.errors import TableError
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outputs import columns as c
 from gzsurvey.outputs.columns import Column, Dtype, Flavour, Stored, layer_column
-from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
+from gzsurvey.outputs.embedding import KeptEmbedding
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import array_attributes, read_rows
 from gzsurvey.sky.blocks import Block

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gzsurvey.card import Card, NumberHead, VotesHead
+from gzsurvey.card import EMBEDDING, Card, NumberHead, VotesHead
 from gzsurvey.cutouts.spec import LayerSpec, SourceSpec
 from gzsurvey.errors import SourceError, TableError
 from gzsurvey.outputs.columns import ROW_COLUMNS, TARGET_ID, Column, layer_column
-from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
+from gzsurvey.outputs.embedding import KeptEmbedding
 from gzsurvey.outputs.zarr import ArraySpec, spec_of
 from gzsurvey.recipes.survey import KeptOfEmbedding
 from gzsurvey.sky.tables import ColumnInfo

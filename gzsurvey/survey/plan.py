@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gzsurvey.card import EMBEDDING
 from gzsurvey.cutouts.open import check_scale, check_source, open_source
 from gzsurvey.cutouts.source import Demand, RemoteSource
 from gzsurvey.errors import DiskFull, RecipeError
 from gzsurvey.inference import OnnxModel, choose_batch_size
-from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding, Loss
+from gzsurvey.outputs.embedding import KeptEmbedding, Loss
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import ArraySpec, create_arrays, settle
 from gzsurvey.recipes.cluster import ClusterProfile

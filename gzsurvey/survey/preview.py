@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from gzsurvey.card import Card
+from gzsurvey.card import EMBEDDING, Card
 from gzsurvey.cutouts.source import CutoutSource, Miss
 from gzsurvey.images.prepare import prepare_cutout, shown
 from gzsurvey.inference import OnnxModel
 from gzsurvey.outliers import embedding_distance
-from gzsurvey.outputs.embedding import EMBEDDING
 from gzsurvey.status import DESCRIPTIONS
 from gzsurvey.survey.sources import answers, requests
 from gzsurvey.survey.targets_file import Columns

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gzsurvey.card import EMBEDDING
 from gzsurvey.errors import GZSurveyError, TableError
 from gzsurvey.inference import OnnxModel, predict
 from gzsurvey.inference.predict import to_model_input
-from gzsurvey.outputs.embedding import EMBEDDING
 from gzsurvey.outputs.ids import find_rows
 from gzsurvey.outputs.zarr import read_rows
 from gzsurvey.sky.blocks import Block

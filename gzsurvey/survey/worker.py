@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey import __version__
+from gzsurvey.card import EMBEDDING
 from gzsurvey.cutouts.remote.budget import HOSTS
 from gzsurvey.cutouts.source import Miss
 from gzsurvey.errors import CardMismatch, ClusterError, DiskFull, SourceFault
 from gzsurvey.inference import OnnxModel, predict
 from gzsurvey.inference.provider import CPU
-from gzsurvey.outputs.embedding import EMBEDDING, KeptEmbedding
+from gzsurvey.outputs.embedding import KeptEmbedding
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import read_rows, write_block
 from gzsurvey.recipes.cluster import RetrievalPool

@@ -1,4 +1,4 @@
-"""What an encoder sees of flux.
+"""The stretch inside a network of flux.
 
 Letters: N galaxies, S pixels on a side.
 """
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from gzsurvey.recipes.preparation import Stretch
 
 
-class FluxIntake(nn.Module):
-    """Bends flux as the look ``asinh`` does, but cuts nothing and rounds nothing.
+class FluxStretch(nn.Module):
+    """Stretches flux as the look ``asinh`` does, but cuts nothing and rounds nothing.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ class FluxIntake(nn.Module):
         return (torch.asinh(flux / self.scales) - self.black) / self.range
 
 
-def give_intake(encoder: nn.Module, stretch: Stretch) -> None:
-    """Let an encoder take flux: whoever calls it, and whatever is copied from it, bends flux first."""
-    encoder.add_module("intake", FluxIntake(stretch))
-    encoder.register_forward_pre_hook(_bend)
+def stretch_flux(encoder: nn.Module, stretch: Stretch) -> None:
+    """Let an encoder take flux, which it stretches first; so does whatever is copied from it."""
+    encoder.add_module("stretch", FluxStretch(stretch))
+    encoder.register_forward_pre_hook(_stretch_first)
 
 
-def _bend(encoder: nn.Module, images: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    intake = encoder.get_submodule("intake")
-    return (intake(images[0]), *images[1:])
+def _stretch_first(encoder: nn.Module, images: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    stretch = encoder.get_submodule("stretch")
+    return (stretch(images[0]), *images[1:])
