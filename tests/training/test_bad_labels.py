@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from conftest import pictures
+from pictures import pictures
 from PIL import Image
 
 from gzsurvey.cli import cli

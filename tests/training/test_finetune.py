@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import pictures
+from pictures import pictures
 from PIL import Image
 
 from gzsurvey.dataset.store import Store

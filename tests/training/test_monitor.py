@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import pictures
+from pictures import pictures
 
 from gzsurvey.dataset.store import Store
 from gzsurvey.errors import TableError, TrainingError

@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Column, Table
 from astropy.wcs import WCS
-from conftest import pictures
+from pictures import pictures
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sky.reading import read
