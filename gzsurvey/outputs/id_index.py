@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable
 from contextlib import closing
@@ -18,8 +19,10 @@ from gzsurvey.sky.spool import Spool
 SORT_MB = 64
 """Memory in which ids are sorted; what does not fit goes to disk."""
 _ROWS_PER_GROUP = 16_384
-"""So that a look-up reads little: each group of rows knows its least and greatest id."""
-_ROWS_PER_FILE = 16 * _ROWS_PER_GROUP
+"""At least. So that a look-up reads little: each group of rows knows its least and greatest id."""
+_GROUPS = 16_384
+"""At most, as all their footers are held together: longer groups from 2.7e8 rows on."""
+_GROUPS_PER_FILE = 16
 
 
 def write_id_index(folder: Path, id_column: Column, entries: Iterable[Rows]) -> None:
@@ -38,10 +41,11 @@ def write_id_index(folder: Path, id_column: Column, entries: Iterable[Rows]) -> 
         for rows in entries:
             spool.append({name: np.ma.asarray(values) for name, values in rows.items()})
         spool.seal()
+        group = _ROWS_PER_GROUP * max(1, math.ceil(spool.count() / (_ROWS_PER_GROUP * _GROUPS)))
         dataset = None
-        for number, rows in enumerate(spool.read([id_column.name], _ROWS_PER_FILE)):
+        for number, rows in enumerate(spool.read([id_column.name], group * _GROUPS_PER_FILE)):
             table = pa.table({name: values.data for name, values in rows.items()})
             dataset = dataset or Dataset(folder, table.schema)
-            dataset.write(Path("index", f"part-{number:05d}.parquet"), table, _ROWS_PER_GROUP)
+            dataset.write(Path("index", f"part-{number:05d}.parquet"), table, group)
     if dataset:
         dataset.finish()

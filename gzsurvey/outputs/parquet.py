@@ -25,6 +25,8 @@ _TYPES = {
     "L": pa.bool_(), "I": pa.int16(), "J": pa.int32(), "K": pa.int64(), "E": pa.float32(), "D": pa.float64(),
     "A": pa.string(),
 }  # fmt: skip
+MOST_CHUNKS = 131_072
+"""Columns times groups of rows in a ``_metadata``: it is kept in memory while it grows, and by who reads it."""
 
 
 def arrow_schema(columns: Sequence[Column], parameters: Sequence[Parameter] = (), name: str = "catalogue") -> Any:
@@ -80,13 +82,25 @@ class ParquetWriter:
 
 
 class Dataset:
-    """A folder of Parquet files with one schema, and their metadata in ``_metadata`` and ``_common_metadata``."""
+    """A folder of Parquet files with one schema, which ``_common_metadata`` has; their footers stand in ``_metadata``.
 
-    def __init__(self, folder: Path, schema: Any) -> None:
-        self._folder, self._schema = folder, schema
-        self._groups: Any = None
+    Parameters
+    ----------
+    folder : Path
+        It is made.
+    schema : pyarrow.Schema
+        Of every file.
+    most_chunks : int
+        A footer has an entry for each column of each group of rows, 1 kB of memory. A dataset of more entries than
+        this gets no ``_metadata``.
+    """
+
+    def __init__(self, folder: Path, schema: Any, most_chunks: int = MOST_CHUNKS) -> None:
+        self._folder, self._schema, self._most_chunks = folder, schema, most_chunks
         self.rows, self.bytes = 0, 0
         folder.mkdir(parents=True)
+        pq.write_metadata(schema, folder / "_common_metadata")
+        self._footers = pq.read_metadata(folder / "_common_metadata")
 
     def write(self, place: Path, table: Any, rows_per_group: int | None = None) -> None:
         """Write one file, at `place` in the folder, by default as one row group."""
@@ -97,20 +111,23 @@ class Dataset:
         pq.write_table(
             table, path, rows_per_group or len(table), compression="zstd", compression_level=1, use_dictionary=repeated
         )
-        about = pq.read_metadata(path)
-        about.set_file_path(place.as_posix())
-        if self._groups is None:
-            self._groups = about
-        else:  # only the groups of rows: each file's copy of the VOTable is let go of
-            self._groups.append_row_groups(about)
+        self._describe(path, place)
         self.rows += len(table)
         self.bytes += path.stat().st_size
 
     def finish(self) -> None:
-        """Write the metadata of all files."""
-        groups = [] if self._groups is None else [self._groups]
-        pq.write_metadata(self._schema, self._folder / "_metadata", groups)
-        pq.write_metadata(self._schema, self._folder / "_common_metadata")
+        """Write the footers of all files, unless there are too many."""
+        if self._footers is not None:
+            self._footers.write_metadata_file(self._folder / "_metadata")
+
+    def _describe(self, path: Path, place: Path) -> None:
+        if self._footers is None:
+            return
+        about = pq.read_metadata(path)
+        about.set_file_path(place.as_posix())
+        self._footers.append_row_groups(about)
+        if self._footers.num_row_groups * self._footers.num_columns > self._most_chunks:
+            self._footers = None
 
 
 def _field(column: Column) -> Any:

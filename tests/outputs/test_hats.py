@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from gzsurvey.outputs import hats, id_index
 from gzsurvey.outputs.fits import open_table
 from gzsurvey.outputs.hats import HATS_HEALPIX, MARGIN_ARCSEC, margin_rows, partitions, write_hats
 from gzsurvey.outputs.opened import Catalogue, open_catalogue
+from gzsurvey.outputs.parquet import Dataset
 from gzsurvey.outputs.zarr import read_rows
 from gzsurvey.sky.healpix import cells, unit_vectors
 from gzsurvey.survey.publish import publish
@@ -69,16 +71,36 @@ def test_a_margin_holds_every_neighbour_across_a_border(tmp_path: Path) -> None:
     assert outside > 1000
 
 
-def test_the_index_is_sorted_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(id_index, "_ROWS_PER_FILE", 500)
+@pytest.mark.parametrize(("groups", "files", "rows_per_group"), [(100, 6, 31), (30, 2, 93)])
+def test_the_index_is_sorted_in_bounded_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int, files: int, rows_per_group: int
+) -> None:
+    monkeypatch.setattr(id_index, "_ROWS_PER_GROUP", 31)
+    monkeypatch.setattr(id_index, "_GROUPS", groups)
     rng = np.random.default_rng(2)
     catalogue = make_catalogue(tmp_path / "few.fits", rng.uniform(0, 9, 2600), rng.uniform(0, 9, 2600))
     write_hats(tmp_path / "hats", catalogue, ["id"], "2026-01-01T00:00:00", 200)
-    files = sorted((tmp_path / "hats/id_index/dataset/index").iterdir())
-    assert len(files) == 6
-    index = ds.parquet_dataset(tmp_path / "hats/id_index/dataset/_metadata").to_table().to_pandas()
+    dataset = tmp_path / "hats/id_index/dataset"
+    assert len(list((dataset / "index").iterdir())) == files
+    footers = pq.read_metadata(dataset / "_metadata")
+    assert footers.row_group(0).num_rows == rows_per_group
+    assert footers.num_row_groups <= groups
+    index = ds.parquet_dataset(dataset / "_metadata").to_table().to_pandas()
     assert list(index["id"]) == list(range(2600))
     assert (index[HATS_HEALPIX].to_numpy() >> (2 * (29 - index["Norder"].astype(int))) == index["Npix"]).all()
+
+
+def test_the_footers_of_few_files_stand_together(tmp_path: Path) -> None:
+    table = pa.table({"ra": np.arange(30.0), "dec": np.arange(30.0)})
+    for most in (12, 11):
+        dataset = Dataset(tmp_path / str(most), table.schema, most)
+        for part in range(2):
+            dataset.write(Path(f"Norder=0/Dir=0/Npix={part}.parquet"), table, 10)
+        dataset.finish()
+    together = tmp_path / "12"
+    assert ds.parquet_dataset(together / "_metadata").to_table().equals(pa.concat_tables([table, table]))
+    assert not (tmp_path / "11" / "_metadata").exists()
+    assert pq.read_schema(tmp_path / "11" / "_common_metadata") == table.schema
 
 
 @pytest.mark.parametrize("ids", ["text", pytest.param("numbers", marks=pytest.mark.slow)])
@@ -135,9 +157,10 @@ def test_the_strict_validator_passes(collection: Path) -> None:
     validation = package("hats.io.validation")
     for part in ("", "catalogue", "margin", "id_index"):
         assert validation.is_valid_catalog(collection / part, strict=True), part
-    (collection / "margin" / "partition_info.csv").rename(collection / "margin" / "aside")
-    assert not validation.is_valid_catalog(collection, strict=True)
-    (collection / "margin" / "aside").rename(collection / "margin" / "partition_info.csv")
+    for name, needed in (("margin/partition_info.csv", True), ("catalogue/dataset/_metadata", False)):
+        (collection / name).rename(collection / "aside")
+        assert validation.is_valid_catalog(collection, strict=True) is not needed, name
+        (collection / "aside").rename(collection / name)
 
 
 @pytest.mark.slow
