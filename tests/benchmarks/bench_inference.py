@@ -4,6 +4,7 @@ All contestants take turns in one process, from uint8 images in memory to float3
 
     python tests/benchmarks/bench_inference.py                 # a CPU: eager, compiled, plain ONNX Runtime, ours, int8
     python tests/benchmarks/bench_inference.py --device cuda   # a GPU: bfloat16, CUDA graphs, half precision
+    python tests/benchmarks/bench_inference.py --batches 4 8 16 32   # a CPU: ours alone, in these batches
 
 Weights are random: speed does not depend on them. Prints one Markdown table per model and size, and one line of JSON.
 """
@@ -28,7 +29,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_pretrain import machine, shown
+from bench_pretrain import ALLOCATORS, HERE, KEPT, KEPT_BY_ENVIRONMENT, machine, shown
+from bench_pretrain import Contestant as Process
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,14 +58,41 @@ class Contestant:
     run: Run
     batch: int
     rates: list[float] = field(default_factory=list)
+    """Images per second by the clock, turn by turn."""
+    costs: list[float] = field(default_factory=list)
+    """Milliseconds of processor time of an image, of all threads: what others take of the cores is not in it."""
 
     def turn(self, images: np.ndarray, seconds: float) -> None:
         """Predict for some time."""
-        batches, start = 0, time.perf_counter()
+        batches, start, before = 0, time.perf_counter(), time.process_time()
         while (passed := time.perf_counter() - start) < seconds or not batches:
             self.run(images[: self.batch])
             batches += 1
-        self.rates.append(batches * self.batch / passed)
+        self.took(batches * self.batch, passed, time.process_time() - before)
+
+    def took(self, images: int, seconds: float, cpu_seconds: float) -> None:
+        """Note one turn."""
+        self.rates.append(images / seconds)
+        self.costs.append(1000 * cpu_seconds / images)
+
+    def end(self) -> None:
+        """Let go of what it holds outside this process: nothing."""
+
+
+@dataclass
+class Apart(Contestant):
+    """A contestant that runs in a process of its own, on images of its own."""
+
+    process: Process = field(kw_only=True)
+
+    def turn(self, images: np.ndarray, seconds: float) -> None:
+        """Predict for about that time."""
+        turn = self.process.turn(max(round(seconds * (self.rates or [0.0])[-1] / self.batch), 1))
+        self.took(int(turn["steps"]) * self.batch, turn["seconds"], turn["cpu_seconds"])
+
+    def end(self) -> None:
+        """End its process."""
+        self.process.end()
 
 
 def network_of(encoder: str) -> Network:
@@ -125,6 +154,15 @@ def torch_contestants(network: Network, device: str, batch: int, compiled: bool)
         yield Contestant(f"torch compiled, channels last, {name}", torch_run(torch.compile(fast), device, half), batch)
 
 
+def eager_apart(encoder: str, size: int, options: argparse.Namespace, batch: int) -> Iterator[Apart]:
+    """Eager torch with freed memory kept."""
+    for layout in ("contiguous", "channels_last"):
+        given = (HERE / "contestant_eager.py", encoder, size, batch, options.threads, layout)
+        process = Process([sys.executable, *map(str, given)], KEPT_BY_ENVIRONMENT)
+        name = f"torch eager, {layout.replace('_', ' ')}, float32, {ALLOCATORS[KEPT]}"
+        yield Apart(name, lambda _images: None, batch, process=process)
+
+
 def plain(path: Path, device: str, threads: int) -> Run:
     """ONNX Runtime as its documentation begins, with its own defaults but for the threads."""
     import onnxruntime
@@ -154,7 +192,19 @@ def best_plain(path: Path, threads: int, images: np.ndarray) -> Contestant:
         contestant.turn(images, 1.0)
     best = max(tried, key=lambda contestant: contestant.rates[0])
     best.rates.clear()
+    best.costs.clear()
     return best
+
+
+def of_batches(path: Path, options: argparse.Namespace, size: int) -> list[Contestant]:
+    """Ours in several batches, that which it takes by itself first."""
+    rule = images_on_a_cpu(size)
+    batches = [rule, *(batch for batch in options.batches if batch != rule)]
+    many = options.threads * max(batches)
+    return [
+        Contestant(f"batch {batch} on each thread", ours(path, "cpu", batch, options.threads), many)
+        for batch in batches
+    ]
 
 
 def contestants(
@@ -225,13 +275,15 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def table(found: list[Contestant], bound: dict[str, float]) -> str:
-    lines = ["| | images/s, median [range] | to torch eager | to the bound |", "|---|---|---|---|"]
-    eager = statistics.median(found[0].rates)
+    lines = [f"| | images/s, median [range] | to {found[0].name} | to the bound | CPU ms an image |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    first = statistics.median(found[0].rates)
     for contestant in found:
         rate = statistics.median(contestant.rates)
         share = f"{rate / min(bound.values()):.0%}"
-        lines.append(f"| {contestant.name} | {shown(contestant.rates, 0)} | {rate / eager:.2f} | {share} |")
-    lines += [f"| bound by {name} | {value:,.0f} | {value / eager:.2f} | |" for name, value in bound.items()]
+        cost = shown(contestant.costs, 1)
+        lines.append(f"| {contestant.name} | {shown(contestant.rates, 0)} | {rate / first:.2f} | {share} | {cost} |")
+    lines += [f"| bound by {name} | {value:,.0f} | {value / first:.2f} | | |" for name, value in bound.items()]
     return "\n".join(lines)
 
 
@@ -242,17 +294,24 @@ def measure(encoder: str, size: int, options: argparse.Namespace, rates: dict[st
     bound = {"operations": rates["operations"] / operations}
     if options.device == "cuda":
         bound["bytes"] = rates["bytes"] / (2 * values)
-    precisions = ("fp32", "fp16") if options.device == "cuda" else ("fp32", "int8")
+    precisions = ("fp32",) if options.batches else ("fp32", "fp16" if options.device == "cuda" else "int8")
     with tempfile.TemporaryDirectory() as folder:
         paths = write_models(network, size, precisions, (options.models or Path(folder)) / f"{encoder}-{size}")
         images = np.resize(invented_images(size, 64), (2048 if options.device == "cuda" else 128, 3, size, size))
-        found = contestants(network, paths, options, images)
+        if options.batches:
+            found = of_batches(paths["fp32"], options, size)
+        else:
+            found = contestants(network, paths, options, images)
+            if options.kept and options.device == "cpu":
+                found[2:2] = eager_apart(encoder, size, options, found[0].batch)
         for contestant in found:
             for _ in range(3):
                 contestant.run(images[: contestant.batch])
         for _ in range(options.rounds):
             for contestant in found:
                 contestant.turn(images, options.seconds)
+        for contestant in found:
+            contestant.end()
     print(
         f"\n{encoder}, {size} px, {said}, batch {found[0].batch}\n\n{table(found, bound)}\n",
         flush=True,
@@ -272,6 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--models", type=Path, help="folder that keeps the exported files")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument("--no-kept", dest="kept", action="store_false", help="leave out torch with freed memory kept")
+    parser.add_argument("--batches", type=int, nargs="+", help="compare ours in these batches, and nothing else")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     with contextlib.suppress(AttributeError):
