@@ -3,11 +3,13 @@
 ::
 
     python tests/benchmarks/bench_finetune.py PRETRAINED --labels gz_decals_rings/catalogue.csv \
-        --images gz_decals_rings/images.zip --id-column iauname --column ring --zoobot-python ZOOBOT/bin/python
+        --images gz_decals_rings/images.zip --id-column iauname --column ring \
+        --zoobot-python ZOOBOT/bin/python --results results.jsonl
 
-Cross-validated; each fold's training part is cut down to the numbers of labels asked for, a fifth of which validates.
-Both start from PRETRAINED, and from random weights. Seconds are processor time, of all threads, so that other programs
-on the machine hardly change them. Prints one Markdown table and one line of JSON.
+ZOOBOT is an environment of its own: ``pip install "zoobot[pytorch]"``. Cross-validated; each fold's training part is
+cut down to the numbers of labels asked for, a fifth of which validates. Both start from PRETRAINED, and from random
+weights. Seconds are of training alone: processor time, of all threads, so that other programs on the machine hardly
+change them, and by the clock. What stands in ``--results`` is not done again. Prints two Markdown tables.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from gzsurvey.cutouts.collection import decode, open_collection
+from gzsurvey.evaluation.intervals import Bootstrap
 from gzsurvey.images.prepare import prepare_picture
-from gzsurvey.model.checkpoint import find_checkpoint, load_network
+from gzsurvey.model.checkpoint import find_checkpoint, load_network, save_checkpoint
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.training import load_finetune_recipe
 from gzsurvey.training import finetune
@@ -42,6 +45,10 @@ from gzsurvey.training.split import deal, divide, stratified_order
 
 HERE = Path(__file__).parent
 STARTS = ("pretrained", "random")
+CELL = ("start", "labels", "program", "fold")
+"""What names one finetuning."""
+Answer = tuple[NDArray[np.float64], dict[str, float]]
+"""Probabilities of the test galaxies' classes, and what training took."""
 
 
 def main() -> None:
@@ -53,6 +60,7 @@ def main() -> None:
     parser.add_argument("--id-column", default="id")
     parser.add_argument("--column", default="label")
     parser.add_argument("--zoobot-python", required=True)
+    parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100, 10**9])
     parser.add_argument("--folds", type=int, default=3)
@@ -62,7 +70,8 @@ def main() -> None:
     Progress.quiet = True
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        report(options, Comparison(options, Path(folder)).run())
+        Comparison(options, Path(folder)).run()
+    report(options.results)
 
 
 class Comparison:
@@ -88,28 +97,30 @@ class Comparison:
         self.pictures = np.stack([np.asarray(Image.open(name)) for name in self.names])
         self.classes = np.array(self.target)
 
-    def run(self) -> list[dict[str, Any]]:
-        """Return what was measured: start, program, labels, fold, accuracy, ROC-AUC, seconds."""
-        found = []
+    def run(self) -> None:
+        """Write a line of ``--results`` for each finetuning that it does not hold yet."""
+        done = {tuple(found[key] for key in CELL) for found in read(self.options.results)}
         parts = deal(self.classes, self.options.folds, self.options.seed)
+        # What is loaded at first use belongs to no training.
+        self.gzsurvey("pretrained", stratified_order(self.classes, [self.options.seed])[:20], np.arange(2))
         for fold in range(self.options.folds):
             pool, test = np.flatnonzero(parts != fold), np.flatnonzero(parts == fold)
             pool = pool[stratified_order(self.classes[pool], [self.options.seed, fold])]
             for count in self.options.counts:
                 chosen = pool[:count]
                 for start in self.options.starts:
-                    for program in (self.ours, self.zoobot):
-                        probability, seconds = program(start, chosen, test)
-                        right = probability.argmax(axis=1) == self.classes[test]
-                        found.append({
-                            "program": program.__name__, "start": start, "labels": len(chosen), "fold": fold,
-                            "accuracy": float(right.mean()), "seconds": seconds,
-                            "roc_auc": float(roc_auc_score(self.classes[test], probability[:, 1])),
-                        })  # fmt: skip
-                        print(found[-1], flush=True)
-        return found
+                    for program in (self.gzsurvey, self.zoobot):
+                        cell = (start, len(chosen), program.__name__, fold)
+                        if cell in done:
+                            continue
+                        probability, took = program(start, chosen, test)
+                        found = {**dict(zip(CELL, cell, strict=True)), **took, "truth": self.classes[test].tolist(),
+                                 "probability": probability[:, 1].tolist()}  # fmt: skip
+                        with self.options.results.open("a") as results:
+                            results.write(json.dumps(found) + "\n")
+                        print(*cell, took, flush=True)
 
-    def ours(self, start: str, chosen: NDArray[np.int64], test: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
+    def gzsurvey(self, start: str, chosen: NDArray[np.int64], test: NDArray[np.int64]) -> Answer:
         """Finetune by gzsurvey's defaults."""
         labels = self.folder / "labels.csv"
         ids = np.array(self.ids)[chosen]
@@ -117,25 +128,23 @@ class Comparison:
         pd.DataFrame({"id": ids, "image": images, "label": self.classes[chosen]}).to_csv(labels, index=False)
         changes = [f"seed={self.options.seed}", f"encoder.name={self.info.encoder}",
                    f"image_size={self.info.preparation.image_size}"]  # fmt: skip
-        out = self.folder / f"ours-{time.monotonic_ns()}"
+        out = self.folder / f"gzsurvey-{time.monotonic_ns()}"
         checkpoint = str(self.options.checkpoint) if start == "pretrained" else "none"
-        began = time.process_time()
+        began = time.process_time(), time.perf_counter()
         # The pictures of the folder are prepared already, so nothing is cropped again.
         finetune(
             load_finetune_recipe("finetune", changes), self._uncropped(checkpoint), out, labels, self.folder, "cpu"
         )
-        seconds = time.process_time() - began
+        took = {"cpu": time.process_time() - began[0], "clock": time.perf_counter() - began[1]}
         network, _ = load_network(find_checkpoint(str(out)))
         with torch.inference_mode():
             given = network(as_input(torch.from_numpy(self.pictures[test])))["task_probability"]
-        return given.double().numpy(), seconds
+        return given.double().numpy(), took
 
     def _uncropped(self, checkpoint: str) -> str:
         """Return the checkpoint, for pictures that are cropped already."""
         if checkpoint == "none":
             return checkpoint
-        from gzsurvey.model.checkpoint import save_checkpoint
-
         folder = self.folder / "uncropped"
         if not folder.is_dir():
             folder.mkdir()
@@ -144,9 +153,7 @@ class Comparison:
             save_checkpoint(folder, "best", network, info.model_copy(update={"preparation": preparation}))
         return str(folder)
 
-    def zoobot(
-        self, start: str, chosen: NDArray[np.int64], test: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], float]:
+    def zoobot(self, start: str, chosen: NDArray[np.int64], test: NDArray[np.int64]) -> Answer:
         """Finetune by Zoobot's defaults, in its own process."""
         held_out = divide(self.classes[chosen], 0.2, self.options.seed)
         rows = [*((row, "val" if held else "train") for row, held in zip(chosen, held_out, strict=True)),
@@ -168,20 +175,38 @@ class Comparison:
                              text=True, check=False)  # fmt: skip
         if ran.returncode:
             raise RuntimeError(ran.stderr[-3000:])
-        return np.load(out), json.loads(ran.stdout.splitlines()[-1])["seconds"]
+        return np.load(out), json.loads(ran.stdout.splitlines()[-1])
 
 
-def report(options: argparse.Namespace, found: list[dict[str, Any]]) -> None:
-    """Print the table."""
-    frame = pd.DataFrame(found)
+def read(results: Path) -> list[dict[str, Any]]:
+    """Return what was measured so far."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+
+
+def report(results: Path) -> None:
+    """Print both tables: what each program reaches, and how they differ on the same galaxies."""
     print(f"\n{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
-    print("| start | labels | program | accuracy (%) | ROC-AUC (%) | CPU s |\n|---|---|---|---|---|---|")
-    for (start, labels, program), rows in frame.groupby(["start", "labels", "program"], sort=False):
-        stated = [f"{100 * rows[name].mean():.1f} ± {100 * rows[name].std() / len(rows) ** 0.5:.1f}"
-                  for name in ("accuracy", "roc_auc")]  # fmt: skip
-        print(f"| {start} | {labels} | {program} | {' | '.join(stated)} | {rows['seconds'].mean():.0f} |")
-    print("\n" + json.dumps({"options": {k: str(v) for k, v in vars(options).items()}, "found": found}))
+    frame, right = pd.DataFrame(read(results)), {}
+    print("| start | labels | program | tested | accuracy (%) | ROC-AUC (%), by fold | CPU s | clock s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for cell, rows in frame.groupby(list(CELL[:-1]), sort=False):
+        folds = [(np.array(row.truth), np.array(row.probability)) for row in rows.itertuples()]
+        right[cell] = np.concatenate([truth == (probability > 0.5) for truth, probability in folds])
+        aucs = [100 * roc_auc_score(truth, probability) for truth, probability in folds]
+        stated = [mean_with_interval(right[cell]), f"{np.mean(aucs):.1f} ({', '.join(f'{auc:.1f}' for auc in aucs)})",
+                  *(f"{rows[time].mean():.0f}" for time in ("cpu", "clock"))]  # fmt: skip
+        print(f"| {' | '.join(map(str, cell))} | {len(right[cell])} | {' | '.join(stated)} |")
+    print("\n| start | labels | points of accuracy, gzsurvey - Zoobot |\n|---|---|---|")
+    for start, labels in dict.fromkeys(cell[:2] for cell in right):
+        ours, theirs = (right[start, labels, program].astype(float) for program in ("gzsurvey", "zoobot"))
+        print(f"| {start} | {labels} | {mean_with_interval(ours - theirs)} |")
+
+
+def mean_with_interval(values: NDArray[np.float64]) -> str:
+    """State the mean over galaxies in per cent, with its 95 % bootstrap interval."""
+    found = Bootstrap().estimate(lambda counts: (counts @ values)[:, None] / len(values), len(values))
+    return f"{100 * found.value[0]:.1f} [{100 * found.low[0]:.1f}, {100 * found.high[0]:.1f}]"
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@
 PRETRAINED is a checkpoint of real galaxies, STORE holds their test split, DATA is laid out as docs/how-to/real-sky.md
 says. The KiDS/VIKING field is classified as a survey is; its detections are named by their measured size and
 signal-to-noise, not by eye. Pictures of other surveys are prepared as those that trained the model. Prints the ROC-AUC
-of each kind against the test split's galaxies, and against the field's own, with 95 % bootstrap intervals.
+of each kind against the test split's galaxies, and against the field's own, with 95 % bootstrap intervals, and how long
+it took.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("data", type=Path)
     options = parser.parse_args()
+    began = time.perf_counter()
     network, info = load_network(find_checkpoint(options.checkpoint))
     reference = info.embedding_reference
     assert reference is not None
@@ -83,6 +86,7 @@ def main() -> None:
         print(
             f"| pictures: {survey} | {len(found)} | {auc_with_interval(found, galaxies)} | | {np.median(score):.2f} |"
         )
+    print(f"\n{time.process_time():.0f} CPU s, {time.perf_counter() - began:.0f} s")
 
 
 def classified_field(checkpoint: str, field: Path, folder: Path) -> dict[str, tuple[Distances, Distances]]:

@@ -6,8 +6,8 @@
 
 builds the stores, pretrains on Galaxy Zoo 2, finetunes every task from the pretrained weights and from none, evaluates
 each by cross-validation on galaxies of which its network knows nothing, and prints the tables of
-docs/benchmarks/real-galaxies.md. Only commands of gzsurvey do the work, so that OUT is resumed when repeated; every
-evaluation leaves its page in ``OUT/pages``.
+docs/benchmarks/real-galaxies.md, and how long each command took. Only commands of gzsurvey do the work, so that OUT is
+resumed when repeated; every evaluation leaves its page in ``OUT/pages``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +60,7 @@ def main() -> None:
     tasks = list(work.tasks())
     print(f"\n{datetime.now(UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"Python {platform.python_version()}, torch {torch.__version__}\n")  # fmt: skip
-    print("\n".join([*votes, "", *tasks]))
+    print("\n".join([*votes, "", *tasks, "", *work.durations()]))
 
 
 class Work:
@@ -70,9 +71,10 @@ class Work:
         self.pretrained, self.galaxy_zoo_2, self.labelled = out / "pretrained", out / "store", out / "labelled"
         self.tables = out / "tables"
         self.tables.mkdir(parents=True, exist_ok=True)
-        _gzsurvey("dataset", "build", "real-gz2", self.galaxy_zoo_2, "--set", f"data={data}")
-        _gzsurvey("dataset", "build", "real-labelled", self.labelled, "--set", f"data={data}")
-        _gzsurvey("pretrain", "real-gz2-pretrain", self.pretrained, "--dataset", self.galaxy_zoo_2)
+        self.took: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._gzsurvey("dataset", "build", "real-gz2", self.galaxy_zoo_2, "--set", f"data={data}")
+        self._gzsurvey("dataset", "build", "real-labelled", self.labelled, "--set", f"data={data}")
+        self._gzsurvey("pretrain", "real-gz2-pretrain", self.pretrained, "--dataset", self.galaxy_zoo_2)
 
     def votes(self) -> Iterator[str]:
         """Yield the table of vote fractions on Galaxy Zoo 2's test galaxies."""
@@ -104,6 +106,14 @@ class Work:
         yield from self._both("galaxy_zoo_1", gz1, None)
         yield from self._both("galaxy10", ten, None)
         yield from self._across()
+
+    def durations(self) -> Iterator[str]:
+        """Yield the table of what the commands of this run took; what an earlier run had done took no time."""
+        yield "| command | runs | CPU s | clock s |"
+        yield "|---|---|---|---|"
+        for command, runs in self.took.items():
+            cpu, clock = np.sum(runs, axis=0)
+            yield f"| {command} | {len(runs)} | {cpu:.0f} | {clock:.0f} |"
 
     def _both(self, task: str, labels: Path, limit: int | None) -> Iterator[str]:
         """Finetune from the pretrained weights and from none, and test by cross-validation."""
@@ -147,14 +157,16 @@ class Work:
         overrides = [word for change in changes for word in ("--set", change)]
         out = self.out / "finetuned" / name
         said = self.out / "finetuned" / f"{name}.json"
-        seconds = _gzsurvey("finetune", recipe, checkpoint, out, "--labels", labels, "--images", images, *overrides)
+        seconds = self._gzsurvey(
+            "finetune", recipe, checkpoint, out, "--labels", labels, "--images", images, *overrides
+        )
         if not said.is_file():
             said.write_text(json.dumps({"cpu_seconds": seconds}))
         return out, json.loads(said.read_text())["cpu_seconds"]
 
     def _evaluated(self, checkpoint: Path, name: str, *given: str | Path) -> Path:
         page = self.out / "pages" / name
-        _gzsurvey("evaluate", checkpoint, page, *given)
+        self._gzsurvey("evaluate", checkpoint, page, *given)
         return page
 
     def _training(self, published: pd.DataFrame) -> pd.DataFrame:
@@ -173,13 +185,20 @@ class Work:
         model = make_pipeline(PCA(100, random_state=0), RidgeCV(np.logspace(-2, 4, 13)))
         return np.clip(model.fit(pixels, training[list(COLUMNS)]).predict(unseen), 0, 1)
 
+    def _gzsurvey(self, command: str, *arguments: str | Path) -> float:
+        """Run a command of this checkout; return the seconds of processor time of its threads and processes."""
+        print("gzsurvey", command, *arguments, flush=True)
+        began = np.array([_processor_seconds(), time.perf_counter()])
+        cli.main([command, *map(str, arguments), "--quiet"])
+        cpu, clock = np.array([_processor_seconds(), time.perf_counter()]) - began
+        print(f"{cpu:.0f} CPU s, {clock:.0f} s", flush=True)
+        self.took[command].append((cpu, clock))
+        return float(cpu)
 
-def _gzsurvey(*arguments: str | Path) -> float:
-    """Run a command of this checkout; return the seconds of processor time it took, of all threads."""
-    began = time.process_time()
-    print("gzsurvey", *arguments, flush=True)
-    cli.main([*map(str, arguments), "--quiet"])
-    return time.process_time() - began
+
+def _processor_seconds() -> float:
+    """Of this process and of those it has started that have ended."""
+    return sum(os.times()[:4])
 
 
 def _cumulative(predicted: pd.DataFrame) -> NDArray[np.float64]:
