@@ -13,7 +13,7 @@ from mocpy import MOC
 from outputs.catalogues import BIG_ID, client, make_card, package
 from outputs.runs import BLOCK_ROWS, make_run
 
-from gzsurvey.card import Credit
+from gzsurvey.card import ClassesCalibration, Credit
 from gzsurvey.catalogue import query, read_catalogue
 from gzsurvey.errors import CardMismatch, RunIncomplete
 from gzsurvey.outputs.paths import RunPaths
@@ -146,6 +146,14 @@ def test_the_header_tells_the_selection(published: tuple[Path, dict[str, np.ndar
     assert header["CAMPAIGN"] == "gz_decals_dr8"
     assert header["MODELSHA"] == "0123456789abcdef"
     assert header["SIMULATD"] is True
+
+
+def test_the_header_says_what_calibrated_the_model(tmp_path: Path) -> None:
+    fitted = ClassesCalibration(sharpness=0.9, shift=(0.1, -0.1), galaxies=321, loss_before=0.5, loss_after=0.4)
+    make_run(tmp_path / "run", make_card(calibration={"ring_probability": (fitted,)}), n=20)
+    publish(tmp_path / "run")
+    header = fits.getheader(tmp_path / "run" / "catalogue.fits", 1)
+    assert header["CALIB1"] == "ring_probability: 321 held-out galaxies, in fp32"
 
 
 def test_publishing_again_gives_the_same_bytes(published: tuple[Path, dict[str, np.ndarray]]) -> None:
