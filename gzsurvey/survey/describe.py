@@ -71,7 +71,7 @@ def header_parameters(record: RunRecord, layout: Layout, entries: Entries, count
     for number, (output, fitted) in enumerate(card.calibration.items(), 1):
         galaxies = ", ".join("none" if one is None else str(one.galaxies) for one in fitted)
         said = f"{output}: {galaxies} held-out galaxies, in {card.calibrated_in}"
-        facts.append(Parameter(f"CALIB{number}"[:8], said, "whose votes or labels calibrated it"))
+        facts.append(Parameter(f"CALIB{number}"[:8], said, "calibrated on"))
     for number, credit in enumerate(card.credits, 1):
         said = f"{credit.citation}: {credit.name}, {credit.licence or 'licence unknown'}"
         facts.append(Parameter(f"CITE{number}"[:8], said, "trained the model: cite it, keep its licence"))
