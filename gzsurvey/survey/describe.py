@@ -69,7 +69,7 @@ def header_parameters(record: RunRecord, layout: Layout, entries: Entries, count
         said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
         facts.append(Parameter(f"PREVAL{number}"[:8], f"{task}: {said}", "prevalence in the survey"))
     for number, (output, fitted) in enumerate(card.calibration.items(), 1):
-        galaxies = ", ".join("none" if one is None else str(one.galaxies) for one in fitted)
+        galaxies = ", ".join(str(one.galaxies if one else 0) for one in fitted)
         said = f"{output}: {galaxies} held-out galaxies, in {card.calibrated_in}"
         facts.append(Parameter(f"CALIB{number}"[:8], said, "calibrated on"))
     for number, credit in enumerate(card.credits, 1):
