@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from gzsurvey.errors import CardMismatch
 from gzsurvey.recipes.base import Section
 from gzsurvey.recipes.preparation import Preparation
+from gzsurvey.votes.ranks import STEPS, RankMaps
 from gzsurvey.votes.tree import DecisionTree
 
 METADATA_KEY = "gzsurvey.card"
@@ -175,6 +177,17 @@ class VotesCalibration(_Calibration):
     """By question; 1: none."""
     shift: tuple[float, ...]
     """By answer; 0: none."""
+    ranks: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = ()
+    """By answer: shares of galaxies whose true fraction lies in each fortieth of its beta distribution; they add up to
+    1, and none are even ones. Not part of the graph: ends of intervals are read by them."""
+
+    @model_validator(mode="after")
+    def _ranks_are_shares(self) -> Self:
+        if any(len(shares) not in (0, STEPS) or (shares and abs(sum(shares) - 1.0) > 0.01) for shares in self.ranks):
+            raise ValueError(f"'ranks' must have none or {STEPS} shares of each answer, which add up to 1")
+        if len(self.ranks) not in (0, len(self.shift)):
+            raise ValueError("'ranks' must have as many answers as 'shift'")
+        return self
 
 
 class ClassesCalibration(_Calibration):
@@ -208,6 +221,12 @@ class NumberCalibration(_Calibration):
 Calibration = Annotated[
     VotesCalibration | ClassesCalibration | LabelsCalibration | NumberCalibration, Field(discriminator="kind")
 ]
+
+
+def rank_maps(calibrations: Sequence[Calibration | None], answers: int) -> RankMaps:
+    """Return the maps of ranks of some members: even ones where a member has none."""
+    votes = [given if isinstance(given, VotesCalibration) else None for given in calibrations]
+    return RankMaps.of_members([() if given is None else given.ranks for given in votes], answers)
 
 
 _NON_COMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non[- ]?commercial", re.IGNORECASE)
@@ -337,11 +356,21 @@ class Card(_Part):
             kinds = {calibration.kind for calibration in calibrations if calibration is not None}
             if output not in heads or len(calibrations) != self.members or not kinds <= {heads[output].kind}:
                 raise ValueError(f"'calibration' of {output!r} must have the kind of its head, once for each member")
+            votes = [calibration for calibration in calibrations if isinstance(calibration, VotesCalibration)]
+            if any(len(calibration.shift) != heads[output].width for calibration in votes):
+                raise ValueError(f"'calibration' of {output!r} must have a 'shift' for each of its head's answers")
 
     @property
     def votes(self) -> VotesHead | None:
         """The votes head, if the model has one."""
         return next((head for head in self.heads if isinstance(head, VotesHead)), None)
+
+    @cached_property
+    def rank_maps(self) -> RankMaps:
+        """How the ranks of each answer's true fractions are spread, for every member."""
+        assert self.votes is not None
+        calibrations = self.calibration.get(self.votes.output, (None,) * self.members)
+        return rank_maps(calibrations, self.votes.width)
 
     @property
     def outputs(self) -> dict[str, int]:

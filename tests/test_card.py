@@ -14,6 +14,7 @@ from gzsurvey import card as cards
 from gzsurvey.card import METADATA_KEY, Card, Credit, read_card, schema_text
 from gzsurvey.errors import CardMismatch
 from gzsurvey.recipes.preparation import Preparation, ScaleRule, Stretch
+from gzsurvey.votes.ranks import STEPS
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
@@ -76,6 +77,24 @@ def test_what_is_wrong_is_named() -> None:
     assert "question, suffix, campaign" in with_changes(heads=[{"kind": "votes", "questions": [{"name": "x"}]}])
     assert "holds no answer" in with_changes(heads=[{"kind": "votes", "questions": []}])
     assert "bands" in with_changes(preparation={"image_size": 64, "bands": ["g", "r"]})
+
+
+def test_a_calibration_must_fit_its_head() -> None:
+    half, none = [0.5, 0.5, *[0.0] * (STEPS - 2)], []
+    votes = {"kind": "votes", "offset": [0.0], "slope": [1.0], "sharpness": [1.0], "shift": [0.0] * 5,
+             "galaxies": 20, "loss_before": 1.0, "loss_after": 1.0, "ranks": [half, *[none] * 4]}  # fmt: skip
+
+    def said(**changes: object) -> str:
+        return with_changes(calibration={"concentration": [votes | changes]})
+
+    card = Card.model_validate(example() | {"calibration": {"concentration": [votes]}})
+    assert card.rank_maps.is_even.tolist() == [[False, True, True, True, True]]
+    assert Card.model_validate(example()).rank_maps.is_even.all()
+    assert "'shift' for each of its head's answers" in said(shift=[0.0] * 6, ranks=[])
+    assert "as many answers as 'shift'" in said(ranks=[half])
+    assert f"{STEPS} shares of each answer, which add up to 1" in said(ranks=[half[1:], *[none] * 4])
+    assert "which add up to 1" in said(ranks=[[0.5, *half[1:-1], 0.5], *[none] * 4])
+    assert "greater than or equal to 0" in said(ranks=[[1.5, -0.5, *half[2:]], *[none] * 4])
 
 
 def test_an_embedding_reference_must_fit() -> None:

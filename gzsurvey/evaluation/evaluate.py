@@ -205,7 +205,8 @@ def _evaluated(
     else:
         outputs = predict_folds(predictor, judged, galaxies.fold, galaxies.images, paths.out)
     if isinstance(sample, VotesSample):
-        measured = votes_results(sample, outputs, recipe) | {"has_truth": sample.truth is not None}
+        maps = {number: predictor.rank_maps(mixture) for number, mixture in judged.items()}
+        measured = votes_results(sample, outputs, maps, recipe) | {"has_truth": sample.truth is not None}
         write_rows(paths.predictions, galaxies, _vote_columns(sample, outputs))
     else:
         assert not isinstance(head, VotesHead)

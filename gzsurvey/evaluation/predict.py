@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gzsurvey.card import Head
+from gzsurvey.card import Head, VotesHead, rank_maps
 from gzsurvey.errors import RecipeError
 from gzsurvey.evaluation.paths import EvaluationPaths
 from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network, read_info, write_aside
@@ -28,6 +28,7 @@ from gzsurvey.recipes.evaluation import EvaluationRecipe
 from gzsurvey.training.augment import augment, draw
 from gzsurvey.training.data import as_input, read_ahead, seed_of
 from gzsurvey.training.job import choose_device, on_device
+from gzsurvey.votes.ranks import RankMaps
 
 PART = 256
 """Galaxies per pass; what chance decides is drawn for each part anew."""
@@ -134,6 +135,13 @@ class Predictor:
         _save(given, paths, n)
         shown.finish()
         return given
+
+    def rank_maps(self, mixture: Mixture) -> RankMaps:
+        """Return how the ranks of true fractions are spread for each member, of a head of votes."""
+        assert isinstance(self.head, VotesHead)
+        used = mixture.infos() if self.recipe.calibration != "ignored" else ()
+        calibrations = [info.calibration.get(self.head.output) for info in used] or [None] * len(mixture.checkpoints)
+        return rank_maps([own for own in calibrations for _ in range(mixture.passes)], self.head.width)
 
     def _network(self, checkpoint: str) -> Network:
         network, _ = load_network(find_checkpoint(checkpoint))

@@ -25,7 +25,8 @@ from gzsurvey.outputs.prevalence import estimated_shares
 from gzsurvey.outputs.rows import at_prevalence
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.evaluation import EvaluationRecipe
-from gzsurvey.votes.tree import DecisionTree, Question
+from gzsurvey.votes.ranks import RankMaps
+from gzsurvey.votes.tree import DecisionTree
 from gzsurvey.votes.uncertainty import mixture_fractions
 
 DRAWN_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -102,7 +103,9 @@ def refuse_unjudged(counts: NDArray[np.integer], tree: DecisionTree, recipe: Eva
                           f"asked of {recipe.asked_of:g} of their volunteers, here; lower it by --set")  # fmt: skip
 
 
-def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: EvaluationRecipe) -> Results:
+def votes_results(
+    sample: VotesSample, outputs: NDArray[np.float32], maps: Mapping[int, RankMaps], recipe: EvaluationRecipe
+) -> Results:
     """Measure predicted votes, question by question.
 
     Parameters
@@ -111,6 +114,8 @@ def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: Eva
         Galaxies, votes, perhaps the simulator's truth.
     outputs : float32, shape (N, M, W)
         Concentrations of each member, for all questions of the model.
+    maps : mapping of int to RankMaps
+        Of the members' ranks, for all questions of the model, by fold; 0 where there are none.
     recipe : EvaluationRecipe
         What counts. It judges by some question, as `refuse_unjudged` makes sure.
     """
@@ -118,6 +123,10 @@ def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: Eva
     judged = votes.judged(sample.votes, sample.tree, recipe.enough_votes, recipe.asked_of)
     truly = None if sample.truth is None else votes.truly_asked(sample.truth, sample.tree, recipe.asked_of)
     galleries = Galleries(len(sample.galaxies))
+    fold = np.zeros(len(sample.galaxies), np.int64) if sample.galaxies.fold is None else sample.galaxies.fold
+    said = votes.Members(outputs, maps, fold)
+    levels = levels_of(recipe)
+    covered, covered_truth = (np.zeros((len(sample.galaxies), len(levels) + 1)) for _ in range(2))
     questions: Results = {}
     left_out: dict[str, int] = {}
     shown = Progress("measure", len(sample.tree.questions), "questions")
@@ -129,13 +138,21 @@ def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: Eva
         else:
             answered = Answered(
                 question, rows, sample.votes[rows, question.columns].astype(np.int64), sample.counted[rows],
-                _taken(outputs, rows, columns),
+                said.taken(rows, columns),
             )  # fmt: skip
-            measured = measuring.question(answered, sample.galaxies)
+            inside = votes.inside(votes.observed_ranks(answered, recipe.seed), levels)
+            covered[rows] += inside
+            measured = measuring.question(answered, sample.galaxies, inside)
             if sample.truth is not None and truly is not None:
                 simulated = np.flatnonzero(truly[:, number])
-                given = _taken(outputs, simulated, columns)
-                measured["truth"] = measuring.truth(question, sample.truth[simulated, question.columns], given)
+                given = said.taken(simulated, columns)
+                truth = sample.truth[simulated, question.columns]
+                ranks, beyond = votes.true_ranks(truth, given, question)
+                inside = votes.inside(ranks, levels)
+                covered_truth[simulated] += inside
+                measured["truth"] = measuring.truth(
+                    truth, mixture_fractions(given.concentration, votes.alone(question)), beyond, inside
+                )
             questions[question.name] = measured
             galleries.add(answered.rows, answered.squared_error, answered.variance, _notes(answered))
         shown.advance()
@@ -145,15 +162,12 @@ def votes_results(sample: VotesSample, outputs: NDArray[np.float32], recipe: Eva
         "galaxies": len(sample.galaxies),
         "galaxies_judged": int(judged.any(axis=1).sum()),
         "galaxies_with_assumed_votes": int((~sample.counted).sum()),
+        "coverage": measuring.coverage(covered),
+        "truth_coverage": measuring.coverage(covered_truth),
         "questions": questions,
         "questions_left_out": left_out,
         "galleries": galleries.chosen(recipe.gallery, sample.galaxies),
     }
-
-
-def _taken(outputs: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
-    """Copy some rows and columns of mapped outputs, and no others, float64, (n, M, A)."""
-    return np.asarray(outputs[np.ix_(rows, np.arange(outputs.shape[1]), columns)], dtype=np.float64)
 
 
 def _notes(answered: Answered) -> list[str]:
@@ -248,7 +262,7 @@ class _Measuring:
     def _stated(self, measure: Measure, n: int, names: tuple[str, ...]) -> Results:
         return self._bootstrap.estimate(measure, n).named(names)
 
-    def question(self, answered: Answered, galaxies: Sample) -> Results:
+    def question(self, answered: Answered, galaxies: Sample, inside: Floats) -> Results:
         recipe, n = self.recipe, len(answered.rows)
         question = answered.question
         return {
@@ -267,38 +281,41 @@ class _Measuring:
                 }
                 for k, answer in enumerate(question.answers)
             },
-            "coverage": self._coverage(votes.observed_ranks(answered, recipe.seed)),
+            "coverage": self.coverage(inside),
             "trends": {
                 name: self._trend(answered, values[answered.rows]) for name, values in galaxies.quantities.items()
             },
         }
 
-    def _coverage(self, ranks: Floats) -> Results:
-        levels = levels_of(self.recipe)
-        names = tuple(level_key(level) for level in levels)
-        return self._stated(votes.coverage_measure(ranks, levels), len(ranks), names)
+    def coverage(self, inside: Floats) -> Results:
+        """State the share of answers inside intervals of each level; of galaxies of whom nothing is known, none."""
+        known = inside[inside[:, -1] > 0]
+        names = tuple(level_key(level) for level in levels_of(self.recipe))
+        if not len(known):
+            return {name: {"value": math.nan, "low": math.nan, "high": math.nan} for name in names}
+        return self._stated(votes.coverage_measure(known), len(known), names)
 
     def _trend(self, answered: Answered, quantity: Floats) -> list[Results]:
         rows = []
         for part in equal_bins(quantity, self.recipe.bins):
             own = Answered(answered.question, answered.rows[part], answered.votes[part], answered.counted[part],
-                           answered.concentration[part])  # fmt: skip
+                           answered.members.taken(part))  # fmt: skip
             rows.append(
                 _bin(quantity[part]) | self._stated(votes.error_measure(own), len(part), ("rmse", "rmse_floor"))
             )
         return rows
 
-    def truth(self, question: Question, truth: Floats, concentration: Floats) -> Results:
+    def truth(
+        self, truth: Floats, predicted: NDArray[np.floating], beyond: NDArray[np.bool_], inside: Floats
+    ) -> Results:
         if len(truth) < FEWEST:
             return {"galaxies": len(truth)}
-        ranks, beyond = votes.true_ranks(truth, concentration, question)
-        tree = votes.alone(question)
-        squared = ((mixture_fractions(concentration, tree) - truth) ** 2).mean(axis=1)
+        squared = ((predicted - truth) ** 2).mean(axis=1)
         return {
             "galaxies": len(truth),
             "beyond_reach": float(beyond.mean()),
             **self._stated(lambda w: np.sqrt(w @ squared / w.sum(axis=1))[:, np.newaxis], len(truth), ("rmse",)),
-            "coverage": self._coverage(ranks),
+            "coverage": self.coverage(inside),
         }
 
     def number(self, sample: TaskSample, head: NumberHead, moments: Floats) -> Results:
@@ -325,7 +342,7 @@ class _Measuring:
             "galaxies": n,
             **self._stated(measure, n, number_measures.NUMBER_MEASURES),
             "disagreement": float(moments[:, :, 0].std(axis=1).mean()),
-            "coverage": self._coverage(number_measures.number_ranks(moments, truth)),
+            "coverage": self.coverage(votes.inside(number_measures.number_ranks(moments, truth), levels_of(recipe))),
             "points": [
                 {"predicted": float(np.median(mean[p])), "observed": float(np.median(truth[p])),
                  "low": float(np.quantile(truth[p], 0.16)), "high": float(np.quantile(truth[p], 0.84)),

@@ -38,8 +38,19 @@ def _votes(results: dict[str, Any]) -> Iterator[str]:
             f"{_plain(q['volunteers'], 1):>10}  {_plain(q['accuracy']):>8}  {_plain(q['accuracy_confident']):>9}  "
             f"{_plain(q['coverage']['0.9']):>15}"
         )
+    yield from _coverage(results)
     if results["questions_left_out"]:
         yield f"too few galaxies for {len(results['questions_left_out'])} questions: evaluation.json names them"
+
+
+def _coverage(results: dict[str, Any]) -> Iterator[str]:
+    """Yield the coverage of all questions together: of observed votes, and of a simulation's true fractions."""
+    named = {"votes": results["coverage"]} | (
+        {"true fractions": results["truth_coverage"]} if results["has_truth"] else {}
+    )
+    for name, levels in named.items():
+        inside = ", ".join(f"{level:.0%}: {shown(levels[f'{level:g}'])}" for level in results["recipe"]["levels"])
+        yield f"inside intervals, {name} of all questions: {inside}"
 
 
 def _classes(results: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ Letters: N galaxies, M members of the mixture, A answers of one question, Q ques
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from scipy.stats import dirichlet_multinomial
 
 from gzsurvey.evaluation.intervals import Floats, Measure, weighted_mean
 from gzsurvey.votes.fractions import expected_fractions, proportion_asked
+from gzsurvey.votes.ranks import RankMaps
 from gzsurvey.votes.tree import DecisionTree, Question
 from gzsurvey.votes.uncertainty import credible_rank, disagreement, mixture_fractions, predictive_rank
 
@@ -31,6 +32,37 @@ ANSWER_MEASURES = ("mae", "rmse", "rmse_floor", "bias", "spread")
 
 
 @dataclass(frozen=True)
+class Members:
+    """What the members of a mixture say of some galaxies, with how the ranks of true fractions are spread."""
+
+    concentration: NDArray[np.floating]
+    """Shape (N, M, A)."""
+    maps: Mapping[int, RankMaps]
+    """By fold."""
+    fold: NDArray[np.int64]
+    """By whose networks each galaxy was predicted, shape (N,)."""
+
+    def taken(self, rows: NDArray[np.int64], columns: NDArray[np.int64] | slice = slice(None)) -> Members:
+        """Return those of some galaxies and answers, float64."""
+        members = np.arange(self.concentration.shape[1])
+        answers = np.arange(self.concentration.shape[2])[columns]
+        chosen = np.asarray(self.concentration[np.ix_(rows, members, answers)], dtype=np.float64)
+        maps = {number: own.taken(answers) for number, own in self.maps.items()}
+        return Members(chosen, maps, self.fold[rows])
+
+    def ranks(
+        self, rank: Callable[[NDArray[np.int64], NDArray[np.floating], RankMaps], NDArray[np.floating]]
+    ) -> Floats:
+        """Rank something of each galaxy by its own fold's maps, shape (N, A)."""
+        found = np.full((len(self.fold), self.concentration.shape[2]), np.nan)
+        for number, maps in self.maps.items():
+            rows = np.flatnonzero(self.fold == number)
+            if len(rows):
+                found[rows] = rank(rows, self.concentration[rows], maps)
+        return found
+
+
+@dataclass(frozen=True)
 class Answered:
     """One question, and the galaxies on which the model is judged by it."""
 
@@ -41,8 +73,12 @@ class Answered:
     """Shape (N, A)."""
     counted: NDArray[np.bool_]
     """False: made from published fractions and an assumed number of volunteers, shape (N,)."""
-    concentration: Floats
-    """Of each member, shape (N, M, A)."""
+    members: Members
+
+    @property
+    def concentration(self) -> NDArray[np.floating]:
+        """Of each member, shape (N, M, A)."""
+        return self.members.concentration
 
     @cached_property
     def tree(self) -> DecisionTree:
@@ -132,7 +168,7 @@ def sampling_deviation(votes: NDArray[np.integer]) -> Floats:
     return np.asarray(2.0 * k / n * np.exp(ways + xlogy(k, f) + xlog1py(n - k + 1.0, -np.minimum(f, 1.0))))
 
 
-def log_likelihood(votes: NDArray[np.integer], concentration: Floats) -> Floats:
+def log_likelihood(votes: NDArray[np.integer], concentration: NDArray[np.floating]) -> Floats:
     """Logarithm of the probability of the votes, (N, A) and (N, M, A) to (N,), float64.
 
     Members are Dirichlet-Multinomial distributions, equally mixed; the multinomial coefficient is included.
@@ -207,8 +243,8 @@ def error_measure(answered: Answered) -> Measure:
     return lambda weight: np.sqrt(weighted_mean(per_galaxy, weight))
 
 
-def coverage_measure(ranks: Floats, levels: Sequence[float]) -> Measure:
-    """Return what gives the share of ranks inside central intervals of each level, (R, N) to (R, L).
+def inside(ranks: Floats, levels: Sequence[float]) -> Floats:
+    """Count the answers of each galaxy that lie inside central intervals of each level, and all that are known.
 
     Parameters
     ----------
@@ -216,21 +252,37 @@ def coverage_measure(ranks: Floats, levels: Sequence[float]) -> Measure:
         Between 0 and 1, as `gzsurvey.votes.uncertainty` gives them; NaN: not known.
     levels : sequence of float
         Nominal.
+
+    Returns
+    -------
+    float64, shape (N, L + 1)
     """
-    inside = np.abs(ranks[:, :, np.newaxis] - 0.5) <= np.asarray(levels) / 2.0
-    known = np.isfinite(ranks).sum(axis=1)
-    counts = inside.sum(axis=1).astype(np.float64)
+    held = np.abs(ranks[:, :, np.newaxis] - 0.5) <= np.asarray(levels) / 2.0
+    return np.column_stack([held.sum(axis=1), np.isfinite(ranks).sum(axis=1)]).astype(np.float64)
+
+
+def coverage_measure(counts: Floats) -> Measure:
+    """Return what gives the share of answers inside central intervals of each level, (R, N) to (R, L).
+
+    Parameters
+    ----------
+    counts : float64, shape (N, L + 1)
+        As `inside` returns them, of one question or summed over several.
+    """
 
     def measure(weight: Floats) -> Floats:
+        summed = weight @ counts
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray((weight @ counts) / (weight @ known)[:, np.newaxis])
+            return np.asarray(summed[:, :-1] / summed[:, -1:])
 
     return measure
 
 
 def observed_ranks(answered: Answered, seed: int) -> Floats:
     """Ranks of observed votes, (N, A); NaN where votes are assumed."""
-    ranks = predictive_rank(answered.votes, answered.concentration, answered.tree, seed)
+    ranks = answered.members.ranks(
+        lambda rows, given, maps: predictive_rank(answered.votes[rows], given, answered.tree, maps, seed)
+    )
     return np.where(answered.counted[:, np.newaxis], ranks, np.nan)
 
 
@@ -240,15 +292,15 @@ def reach(answers: int) -> tuple[float, float]:
     return low / (low + high * (answers - 1)), high / (high + low * (answers - 1))
 
 
-def true_ranks(truth: Floats, concentration: Floats, question: Question) -> tuple[Floats, NDArray[np.bool_]]:
+def true_ranks(truth: Floats, members: Members, question: Question) -> tuple[Floats, NDArray[np.bool_]]:
     """Ranks of the simulator's true fractions.
 
     Parameters
     ----------
     truth : float, shape (N, A)
         Of one question, NaN where not known.
-    concentration : float, shape (N, M, A)
-        Of each member.
+    members : Members
+        What they say of the question.
     question : Question
         The question.
 
@@ -261,7 +313,8 @@ def true_ranks(truth: Floats, concentration: Floats, question: Question) -> tupl
     """
     low, high = reach(len(question.answers))
     beyond = (truth < low) | (truth > high)
-    ranks = credible_rank(truth, concentration, alone(question))
+    tree = alone(question)
+    ranks = members.ranks(lambda rows, given, maps: credible_rank(truth[rows], given, tree, maps))
     return np.where(beyond, np.nan, ranks), beyond
 
 

@@ -68,8 +68,9 @@ def vote_rows(concentration: Array, layout: Layout) -> Rows:
     asked = np.where(known, proportion_asked(fractions, tree), np.nan)
     per_answer = {c.FRACTION: fractions}
     if layout.flavour == "full":
-        lower, upper = mixture_interval(concentration, tree)
-        per_answer |= {c.LOWER: lower, c.UPPER: upper, c.DIRICHLET: concentration.mean(axis=1)}
+        lower, upper = mixture_interval(concentration, tree, layout.card.rank_maps.taken(layout.answers))
+        ends = {c.LOWER: np.minimum(lower, fractions), c.UPPER: np.maximum(upper, fractions)}
+        per_answer |= ends | {c.DIRICHLET: concentration.mean(axis=1)}
     rows: Rows = {}
     for number, question in enumerate(tree.questions):
         rows[layout.column_name(c.ASKED, question)] = asked[:, number]

@@ -5,6 +5,7 @@ Letters: N galaxies, A answers, K classes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gzsurvey.card import ClassesCalibration, LabelsCalibration, NumberCalibration, VotesCalibration
-from gzsurvey.model.calibration import calibrated_classes, calibrated_concentration, calibrated_labels
+from gzsurvey.model.calibration import VotesCalibrator, calibrated_classes, calibrated_concentration, calibrated_labels
 from gzsurvey.model.dirichlet import dirichlet_multinomial_nll
+from gzsurvey.votes.ranks import STEPS, step_probability
 from gzsurvey.votes.tree import DecisionTree
 
 LEAST_GALAXIES = 20
@@ -23,7 +25,13 @@ LEAST_GALAXIES = 20
 PRIOR = 1.0
 """Weight of each parameter's squared distance from no change, in units of one galaxy's log-likelihood:
 with few galaxies a question stays as the network gives it, with hundreds their votes decide."""
+LEAST_VOLUNTEERS = 10
+"""Who were asked: fewer say next to nothing of where a galaxy's true fraction lies, and too few were asked of it
+for the question to apply."""
 _STEPS = 200
+_ROUNDS = 1000
+_DIGITS = 5
+"""Of a share in the card."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class _Fit:
 def calibrate_votes(
     concentration: NDArray[np.floating], votes: NDArray[np.integer], tree: DecisionTree
 ) -> VotesCalibration | None:
-    """Fit each question's certainty (offset, slope), its sharpness, and shifts of its answers.
+    """Fit each question's certainty (offset, slope), its sharpness, shifts of its answers, then their ranks.
 
     Parameters
     ----------
@@ -61,7 +69,7 @@ def calibrate_votes(
     if galaxies < LEAST_GALAXIES:
         return None
     fits = [_question(concentration[:, q.columns], votes[:, q.columns]) for q in tree.questions]
-    return VotesCalibration(
+    fitted = VotesCalibration(
         offset=tuple(float(fit.values["offset"][0]) for fit in fits),
         slope=tuple(float(np.exp(fit.values["slope"][0])) for fit in fits),
         sharpness=tuple(float(np.exp(fit.values["sharpness"][0])) for fit in fits),
@@ -70,6 +78,57 @@ def calibrate_votes(
         loss_before=sum(fit.before for fit in fits) / galaxies,
         loss_after=sum(fit.after for fit in fits) / galaxies,
     )
+    given = torch.from_numpy(np.asarray(concentration, dtype=np.float32))
+    calibrated = VotesCalibrator(tree, fitted)(given).numpy().astype(np.float64)
+    return fitted.model_copy(update={"ranks": _ranks(calibrated, votes, tree)})
+
+
+def _ranks(
+    concentration: NDArray[np.float64], votes: NDArray[np.integer], tree: DecisionTree
+) -> tuple[tuple[float, ...], ...]:
+    """Fit where true fractions lie in the beta distributions of each answer: shares of `STEPS` steps.
+
+    Those of one answer start from those of the answers of the same name in all campaigns, and these from even ones.
+    """
+    known: dict[int, NDArray[np.float64]] = {}
+    namesakes: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for question in tree.questions:
+        own, given = votes[:, question.columns], concentration[:, question.columns]
+        n, total = own.sum(axis=1), given.sum(axis=1)
+        asked = np.flatnonzero(n >= LEAST_VOLUNTEERS)
+        for place, answer in enumerate(question.answers):
+            a = given[asked, place]
+            known[question.start + place] = step_probability(own[asked, place], n[asked], a, total[asked] - a)
+            namesakes[question.label, answer].append(question.start + place)
+    found: dict[int, tuple[float, ...]] = {}
+    for columns in namesakes.values():
+        alike = _shares(np.concatenate([known[column] for column in columns]), None)
+        found |= {column: _stated(_shares(known[column], alike)) for column in columns}
+    return tuple(found[column] for column in range(tree.n_answers))
+
+
+def _shares(steps: NDArray[np.float64], prior: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """Return the shares (K,) that make the votes likeliest, by expectation maximisation.
+
+    Parameters
+    ----------
+    steps : float64, shape (N, K)
+        Probability of each step for each galaxy, if all were as common.
+    prior : float64, shape (K,), or None
+        What `PRIOR` galaxies more would say; None: even shares. Returned if there are too few galaxies.
+    """
+    if len(steps) < LEAST_GALAXIES:
+        return prior
+    start = np.full(STEPS, 1.0 / STEPS) if prior is None else prior
+    shares = start
+    for _ in range(_ROUNDS):
+        counted = shares * ((1.0 / (steps @ shares)) @ steps)
+        shares = (counted + PRIOR * start) / (len(steps) + PRIOR)
+    return shares
+
+
+def _stated(shares: NDArray[np.float64] | None) -> tuple[float, ...]:
+    return () if shares is None else tuple(np.round(shares, _DIGITS).tolist())
 
 
 def _question(concentration: NDArray[np.floating], votes: NDArray[np.integer]) -> _Fit:

@@ -11,16 +11,18 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, gammaln, ndtr, ndtri
+from scipy.optimize.elementwise import find_root
+from scipy.special import bdtr, betainc, gammaln, ndtr, ndtri
 
 from gzsurvey.votes.beta import beta_quantile
 from gzsurvey.votes.fractions import expected_fractions
+from gzsurvey.votes.ranks import NODES, RankMaps, fractions_at
 from gzsurvey.votes.tree import DecisionTree
 
 Floats = NDArray[np.floating]
 
-_HALVINGS = 32
-"""Of the bracket in which a quantile lies: below 1e-9 of it, finer than the float32 it is stored in."""
+_FINE = 1e-8
+"""Of the bracket in which a quantile lies: finer than the float32 it is stored in."""
 _AT_A_TIME = 4096
 
 
@@ -31,7 +33,9 @@ def mixture_fractions(concentrations: Floats, tree: DecisionTree) -> Floats:
     return np.asarray(by_member.reshape(n, m, a).mean(axis=1))
 
 
-def mixture_interval(concentrations: Floats, tree: DecisionTree, level: float = 0.9) -> tuple[Floats, Floats]:
+def mixture_interval(
+    concentrations: Floats, tree: DecisionTree, maps: RankMaps, level: float = 0.9
+) -> tuple[Floats, Floats]:
     """Central credible interval of each answer's fraction among very many volunteers.
 
     Parameters
@@ -40,18 +44,20 @@ def mixture_interval(concentrations: Floats, tree: DecisionTree, level: float = 
         Dirichlet concentrations of each member, > 0; NaN gives NaN.
     tree : DecisionTree
         Says which columns belong together.
+    maps : RankMaps
+        Of the members' ranks.
     level : float
         Probability inside the interval.
 
     Returns
     -------
     lower, upper : float64, shape (N, A)
-        Quantiles of the equal mixture of the members' beta distributions: the marginal of a
-        Dirichlet is ``Beta(a_i, sum a - a_i)``.
+        Quantiles of the equal mixture of the members' beta distributions with their ranks mapped: the
+        marginal of a Dirichlet is ``Beta(a_i, sum a - a_i)``.
     """
     a, b = _marginals(concentrations, tree)
     tail = (1.0 - level) / 2.0
-    return _mixture_quantile(a, b, tail), _mixture_quantile(a, b, 1.0 - tail)
+    return _mixture_quantile(a, b, maps, tail), _mixture_quantile(a, b, maps, 1.0 - tail)
 
 
 def normal_mixture_interval(mean: Floats, deviation: Floats, level: float = 0.9) -> tuple[Floats, Floats]:
@@ -70,10 +76,12 @@ def normal_mixture_interval(mean: Floats, deviation: Floats, level: float = 0.9)
     """
     tail = (1.0 - level) / 2.0
 
-    def below(value: Floats) -> Floats:
-        return np.asarray(ndtr((value[:, np.newaxis] - mean) / deviation).mean(axis=1))
+    def below(value: Floats, *members: Floats) -> Floats:
+        standard = [(value - m) / d for m, d in zip(members[::2], members[1::2], strict=True)]
+        return np.asarray(np.mean([ndtr(z) for z in standard], axis=0))
 
-    lower, upper = (_inverted(below, mean + ndtri(p) * deviation, p) for p in (tail, 1.0 - tail))
+    members = [moment for pair in zip(mean.T, deviation.T, strict=True) for moment in pair]
+    lower, upper = (_inverted(below, mean + ndtri(p) * deviation, p, *members) for p in (tail, 1.0 - tail))
     return lower, upper
 
 
@@ -90,7 +98,7 @@ def disagreement(concentrations: Floats, tree: DecisionTree) -> Floats:
     return np.sqrt(np.add.reduceat(squared, [q.start for q in tree.questions], axis=1) / 2.0)
 
 
-def credible_rank(truth: Floats, concentrations: Floats, tree: DecisionTree) -> Floats:
+def credible_rank(truth: Floats, concentrations: Floats, tree: DecisionTree, maps: RankMaps) -> Floats:
     """Rank of true fractions in the distribution that the model gives them.
 
     Parameters
@@ -101,6 +109,8 @@ def credible_rank(truth: Floats, concentrations: Floats, tree: DecisionTree) -> 
         Of each member.
     tree : DecisionTree
         Says which columns belong together.
+    maps : RankMaps
+        Of the members' ranks.
 
     Returns
     -------
@@ -110,10 +120,13 @@ def credible_rank(truth: Floats, concentrations: Floats, tree: DecisionTree) -> 
         (1 - L) / 2 to (1 + L) / 2.
     """
     a, b = _marginals(concentrations, tree)
-    return np.asarray(np.mean(betainc(a, b, np.asarray(truth, dtype=np.float64)[:, np.newaxis]), axis=1))
+    ranks = betainc(a, b, np.asarray(truth, dtype=np.float64)[:, np.newaxis])
+    return np.asarray(np.mean(maps.below(ranks), axis=1))
 
 
-def predictive_rank(votes: NDArray[np.integer], concentrations: Floats, tree: DecisionTree, seed: int) -> Floats:
+def predictive_rank(
+    votes: NDArray[np.integer], concentrations: Floats, tree: DecisionTree, maps: RankMaps, seed: int
+) -> Floats:
     """Rank of observed votes in the distribution that the model gives them.
 
     Parameters
@@ -124,6 +137,8 @@ def predictive_rank(votes: NDArray[np.integer], concentrations: Floats, tree: De
         Of each member.
     tree : DecisionTree
         Says which columns belong together.
+    maps : RankMaps
+        Of the members' ranks.
     seed : int
         Votes are whole numbers: the rank is drawn evenly from the step that an observed
         number takes (the randomised probability integral transform).
@@ -132,7 +147,7 @@ def predictive_rank(votes: NDArray[np.integer], concentrations: Floats, tree: De
     -------
     float64, shape (N, A)
         Uniform between 0 and 1 if the model is calibrated; NaN where nobody was asked. Each
-        answer by itself follows a beta-binomial distribution.
+        answer by itself follows a beta-binomial distribution, or one that is mapped.
     """
     ranks = np.full(votes.shape, np.nan)
     asked = np.add.reduceat(votes, [q.start for q in tree.questions], axis=1)[:, tree.question_of_answer]
@@ -145,7 +160,14 @@ def predictive_rank(votes: NDArray[np.integer], concentrations: Floats, tree: De
             if not len(known):
                 continue
             k, n = votes[rows, column][known], asked[rows, column][known]
-            below, at = _beta_binomial(k, n, a[known, :, column], b[known, :, column])
+            below, at = np.mean(
+                [
+                    _beta_binomial(k, n, a[known, m, column], b[known, m, column]) if maps.is_even[m, column]
+                    else _mapped_binomial(k, n, a[known, m, column], b[known, m, column], maps.node_weights(m, column))
+                    for m in range(a.shape[1])
+                ],
+                axis=0,
+            )  # fmt: skip
             ranks[start + known, column] = below + drawn[rows, column][known] * at
     return ranks
 
@@ -157,41 +179,56 @@ def _marginals(concentrations: Floats, tree: DecisionTree) -> tuple[Floats, Floa
     return a, totals - a
 
 
-def _mixture_quantile(a: Floats, b: Floats, probability: float) -> Floats:
-    """Quantile of the equal mixture of the members' beta distributions, (N, M, A) to (N, A)."""
+def _mixture_quantile(a: Floats, b: Floats, maps: RankMaps, probability: float) -> Floats:
+    """Quantile of the equal mixture of the members' mapped beta distributions, (N, M, A) to (N, A)."""
+    own, ranks = np.empty(a.shape), maps.at(probability)
+    for rank in np.unique(ranks):
+        alike = ranks == rank
+        own[:, alike] = beta_quantile(a[:, alike], b[:, alike], float(rank))
 
-    def below(fraction: Floats) -> Floats:
-        return np.asarray(betainc(a, b, fraction[:, np.newaxis]).mean(axis=1))
+    def below(fraction: Floats, column: NDArray[np.int64], *members: Floats) -> Floats:
+        mapped = [maps.below_one(betainc(a, b, fraction), m, column)
+                  for m, (a, b) in enumerate(zip(members[::2], members[1::2], strict=True))]  # fmt: skip
+        return np.asarray(np.mean(mapped, axis=0))
 
-    return _inverted(below, beta_quantile(a, b, probability), probability)
+    members = [parameter[:, m] for m in range(a.shape[1]) for parameter in (a, b)]
+    return _inverted(below, own, probability, np.arange(a.shape[2]), *members)
 
 
-def _inverted(below: Callable[[Floats], Floats], own: Floats, probability: float) -> Floats:
-    """Invert a mixture's distribution function by halving, between the quantiles (N, M, ...) of its members."""
-    low, high = own.min(axis=1), own.max(axis=1)
+def _inverted(below: Callable[..., Floats], own: Floats, probability: float, *given: NDArray[np.generic]) -> Floats:
+    """Invert a mixture's distribution function between the quantiles (N, M, ...) of its members.
+
+    `below` takes values and `given`, element by element. Members who agree to within what tables are good for need
+    not enclose the quantile: their mean is as good.
+    """
     if own.shape[1] == 1:
-        return np.asarray(low)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2.0
-        too_low = below(middle) < probability
-        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
-    return np.where(np.isfinite(own).all(axis=1), (low + high) / 2.0, np.nan)
+        return np.asarray(own[:, 0])
+    found = find_root(
+        lambda value, *parameters: below(value, *parameters) - probability,
+        (own.min(axis=1), own.max(axis=1)), args=given, tolerances={"xatol": 0.0, "xrtol": _FINE},
+    )  # fmt: skip
+    return np.where(found.success, found.x, own.mean(axis=1))
 
 
 def _beta_binomial(
     k: NDArray[np.integer], n: NDArray[np.integer], a: Floats, b: Floats
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probability of fewer than `k` of `n` votes, and of exactly `k`, mixed over members (N, M)."""
+    """Probability of fewer than `k` of `n` votes, and of exactly `k`, of ``Beta(a, b)``; all (N,)."""
     steps = np.arange(int(k.max()) + 1)
     chosen = np.minimum(steps, n[:, np.newaxis]).astype(np.float64)
     rest = n[:, np.newaxis] - chosen
     ways = gammaln(n + 1.0)[:, np.newaxis] - gammaln(chosen + 1.0) - gammaln(rest + 1.0)
-    a, b = a[:, :, np.newaxis], b[:, :, np.newaxis]
-    together = (
-        gammaln(chosen[:, np.newaxis] + a) + gammaln(rest[:, np.newaxis] + b)
-        - gammaln(n[:, np.newaxis, np.newaxis] + a + b)
-    )  # fmt: skip
-    alone = gammaln(a) + gammaln(b) - gammaln(a + b)
-    mass = np.exp(ways[:, np.newaxis] + together - alone).mean(axis=1)
+    a, b = a[:, np.newaxis], b[:, np.newaxis]
+    together = gammaln(chosen + a) + gammaln(rest + b) - gammaln(n[:, np.newaxis] + a + b)
+    mass = np.exp(ways + together - (gammaln(a) + gammaln(b) - gammaln(a + b)))
     below = np.where(steps < k[:, np.newaxis], mass, 0.0).sum(axis=1)
     return below, mass[np.arange(len(k)), k]
+
+
+def _mapped_binomial(
+    k: NDArray[np.integer], n: NDArray[np.integer], a: Floats, b: Floats, weights: Floats
+) -> tuple[Floats, Floats]:
+    """Do the same for a distribution whose ranks are mapped, with the map's weights of `NODES`."""
+    fractions, k, n = fractions_at(NODES, a, b), k[:, np.newaxis], n[:, np.newaxis]
+    below = np.where(k > 0, bdtr(np.maximum(k - 1, 0), n, fractions), 0.0) @ weights
+    return below, bdtr(k, n, fractions) @ weights - below

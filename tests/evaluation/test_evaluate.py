@@ -29,6 +29,7 @@ from gzsurvey.training import pretrain
 from gzsurvey.training.data import as_input
 from gzsurvey.training.repeats import OUT_OF_FOLD, fold_place
 from gzsurvey.votes.fractions import expected_fractions
+from gzsurvey.votes.ranks import STEPS
 
 FIRST, SECOND = "smooth-or-featured-gz2", "disk-edge-on-gz2"
 
@@ -67,6 +68,12 @@ def test_votes_are_judged_question_by_question(evaluated: tuple[Path, str]) -> N
     assert [row["galaxies"] for row in trend] == [150, 150]
     assert "mag" not in results["questions"][FIRST]["trends"]
     assert not any(EvaluationPaths(out).out.glob("*.npy"))
+    questions = results["questions"].values()
+    answers = [(q["galaxies"] - q["assumed"]) * len(q["answers"]) for q in questions]
+    together = np.average([q["coverage"]["0.9"]["value"] for q in questions], weights=answers)
+    assert results["coverage"]["0.9"]["value"] == pytest.approx(together)
+    assert "inside intervals, votes of all questions: 50%: " in text
+    assert "true fractions" not in text
 
 
 def test_rows_are_what_the_numbers_are_made_of(evaluated: tuple[Path, str]) -> None:
@@ -122,6 +129,7 @@ def test_members_are_mixed_equally(checkpoints: tuple[str, str], votes: Given, t
     assert found["beyond_reach"] == 0.0
     assert found["rmse"]["value"] == pytest.approx(0.0, abs=1e-6)
     assert found["coverage"]["0.5"]["value"] == 1.0
+    assert results["truth_coverage"]["0.5"]["value"] == 1.0
     assert "RMSE to truth" in check_page(tmp_path / "out")
 
 
@@ -130,15 +138,19 @@ def test_a_calibration_is_applied_unless_it_is_ignored(
 ) -> None:
     network, info = load_network(find_checkpoint(checkpoints[0]))
     q = len(TREE.questions)
-    surer = VotesCalibration(
-        offset=(3.0,) * q, slope=(1.0,) * q, sharpness=(1.0,) * q, shift=(0.0,) * TREE.n_answers,
-        galaxies=77, loss_before=2.0, loss_after=1.5,
-    )  # fmt: skip
-    (tmp_path / "surer").mkdir()
-    save_checkpoint(
-        tmp_path / "surer", "best", network, info.model_copy(update={"calibration": {"concentration": surer}})
-    )
+    parameters = {
+        "offset": (3.0,) * q, "slope": (1.0,) * q, "sharpness": (1.0,) * q, "shift": (0.0,) * TREE.n_answers,
+        "galaxies": 77, "loss_before": 2.0, "loss_after": 1.5,
+    }  # fmt: skip
+    surer = VotesCalibration(**parameters)
+    ends = (0.5, *(0.0,) * (STEPS - 2), 0.5)
+    wider = VotesCalibration(**parameters | {"offset": (0.0,) * q}, ranks=(ends,) * TREE.n_answers)
+    for name, calibration in (("surer", surer), ("wider", wider)):
+        (tmp_path / name).mkdir()
+        changed = info.model_copy(update={"calibration": {"concentration": calibration}})
+        save_checkpoint(tmp_path / name, "best", network, changed)
     mixture = Mixture((str(tmp_path / "surer"),))
+    evaluate(QUICK, Mixture((str(tmp_path / "wider"),)), tmp_path / "mapped", votes)
     evaluate(QUICK, mixture, tmp_path / "applied", votes)
     evaluate(QUICK.model_copy(update={"calibration": "ignored"}), mixture, tmp_path / "ignored", votes)
     plain, applied, ignored = (results_of(out) for out in (evaluated[0], tmp_path / "applied", tmp_path / "ignored"))
@@ -147,6 +159,10 @@ def test_a_calibration_is_applied_unless_it_is_ignored(
     assert before != after
     errors = [r["questions"][FIRST]["rmse"]["value"] for r in (plain, applied)]
     assert errors[1] == pytest.approx(errors[0], rel=1e-6)
+    # True fractions at the ends of their distributions only: intervals become wider, nothing else changes.
+    mapped = results_of(tmp_path / "mapped")
+    assert mapped["coverage"]["0.5"]["value"] > 1.5 * plain["coverage"]["0.5"]["value"]
+    assert mapped["questions"][FIRST]["rmse"]["value"] == pytest.approx(plain["questions"][FIRST]["rmse"]["value"])
     assert "calibrated on 77 validation galaxies" in check_page(tmp_path / "applied")
     assert "not applied" in check_page(tmp_path / "ignored")
     assert "not calibrated" in check_page(evaluated[0])

@@ -6,7 +6,7 @@ from scipy.stats import median_abs_deviation, norm
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from gzsurvey.evaluation.numbers import NUMBER_MEASURES, number_measure, number_ranks, weighted_median
-from gzsurvey.evaluation.votes import coverage_measure
+from gzsurvey.evaluation.votes import coverage_measure, inside
 
 RNG = np.random.default_rng(6)
 
@@ -37,6 +37,8 @@ def test_normal_intervals_cover_what_they_say_unless_they_are_too_narrow() -> No
     moments = np.stack([RNG.normal(size=4000), RNG.uniform(0.5, 2.0, 4000)], axis=1)[:, None]
     truth = RNG.normal(moments[:, 0, 0], moments[:, 0, 1])
     levels, everybody = (0.5, 0.9), np.ones((1, 4000))
-    assert coverage_measure(number_ranks(moments, truth), levels)(everybody)[0] == pytest.approx(levels, abs=0.025)
+    assert coverage_measure(inside(number_ranks(moments, truth), levels))(everybody)[0] == pytest.approx(
+        levels, abs=0.025
+    )
     narrow = moments * [1.0, 0.5]
-    assert (coverage_measure(number_ranks(narrow, truth), levels)(everybody)[0] < [0.4, 0.7]).all()
+    assert (coverage_measure(inside(number_ranks(narrow, truth), levels))(everybody)[0] < [0.4, 0.7]).all()

@@ -5,9 +5,10 @@ import pytest
 from cdshealpix.nested import neighbours
 from scipy.stats import beta, norm
 
-from gzsurvey.card import LabelsHead, NumberHead, TrainingRange
+from gzsurvey.card import LabelsHead, NumberHead, TrainingRange, VotesCalibration
 from gzsurvey.outputs.columns import Layout, task_columns
 from gzsurvey.outputs.rows import at_prevalence, catalogue_rows, fails_training_cuts, in_training, task_rows
+from gzsurvey.votes.ranks import STEPS
 from outputs.catalogues import make_block, make_card, make_stored
 
 CARD = make_card()
@@ -51,6 +52,37 @@ def test_intervals_are_the_beta_marginals() -> None:
     marginal = beta(bar[:, 0], bar[:, 1:].sum(axis=1))
     np.testing.assert_allclose(ROWS["bar_strong_lower"][GOOD], marginal.ppf(0.05), rtol=1e-6)
     np.testing.assert_allclose(ROWS["bar_strong_upper"][GOOD], marginal.ppf(0.95), rtol=1e-6)
+
+
+def mapped_rows(shares: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """Rows of a model that was calibrated to have true fractions at other ranks of the answer ``bar: strong``."""
+    tree = CARD.votes.tree
+    column = next(q for q in tree.of_campaign("gz_decals_dr8") if q.label == "bar").columns.start
+    ranks = [shares if answer == column else () for answer in range(tree.n_answers)]
+    q = len(tree.questions)
+    calibration = VotesCalibration(
+        offset=(0.0,) * q, slope=(1.0,) * q, sharpness=(1.0,) * q, shift=(0.0,) * tree.n_answers, ranks=ranks,
+        galaxies=20, loss_before=1.0, loss_after=1.0,
+    )  # fmt: skip
+    card = make_card(calibration={"concentration": (calibration,)})
+    return catalogue_rows(BLOCK, Layout(card, ("gz_decals_dr8",), make_stored(), "full"))
+
+
+def test_intervals_are_read_where_true_fractions_were_found() -> None:
+    rows = mapped_rows((*(0.0,) * (STEPS // 4), *(2 / STEPS,) * (STEPS // 2), *(0.0,) * (STEPS // 4)))
+    bar = concentration("bar")[GOOD]
+    marginal = beta(bar[:, 0], bar[:, 1:].sum(axis=1))
+    np.testing.assert_allclose(rows["bar_strong_lower"][GOOD], marginal.ppf(0.275), atol=2e-3)
+    np.testing.assert_allclose(rows["bar_strong_upper"][GOOD], marginal.ppf(0.725), atol=2e-3)
+    for name in ("bar_weak_lower", "bar_weak_upper", "bar_strong_fraction", "bar_strong_dirichlet"):
+        np.testing.assert_array_equal(rows[name], ROWS[name])
+
+
+def test_a_fraction_is_never_outside_its_interval() -> None:
+    rows = mapped_rows((*(0.0,) * (STEPS - 1), 1.0))
+    fraction, upper = rows["bar_strong_fraction"][GOOD], rows["bar_strong_upper"][GOOD]
+    np.testing.assert_array_equal(rows["bar_strong_lower"][GOOD], fraction)
+    assert (upper > fraction).all()
 
 
 def test_rows_without_prediction_are_blank() -> None:

@@ -13,12 +13,14 @@ from gzsurvey.training.calibrate import (
     calibrate_votes,
 )
 from gzsurvey.votes.fractions import expected_fractions
+from gzsurvey.votes.ranks import STEPS, RankMaps
 from gzsurvey.votes.tree import DecisionTree
-from gzsurvey.votes.uncertainty import predictive_rank
+from gzsurvey.votes.uncertainty import credible_rank, predictive_rank
 
 TREE = DecisionTree.load("gz2")
 FIRST = TREE.questions[0].columns
 LAST = TREE.questions[-1].columns
+EVEN = RankMaps.even(1, TREE.n_answers)
 
 
 def drawn_votes(alpha: np.ndarray, seed: int) -> np.ndarray:
@@ -52,7 +54,9 @@ def test_votes_are_calibrated_on_other_galaxies(alpha: np.ndarray) -> None:
                                expected_fractions(alpha[2000:], TREE)[:, FIRST], atol=0.03)  # fmt: skip
     certainty = found[:, FIRST].sum(axis=1) / alpha[2000:, FIRST].sum(axis=1)
     assert np.median(certainty) == pytest.approx(1, abs=0.1)
-    before, after = (predictive_rank(votes[2000:], a[:, None], TREE, 1)[:, FIRST.start] for a in (given[2000:], found))
+    before, after = (
+        predictive_rank(votes[2000:], a[:, None], TREE, EVEN, 1)[:, FIRST.start] for a in (given[2000:], found)
+    )
     assert stats.kstest(before, "uniform").pvalue < 1e-9
     assert stats.kstest(after, "uniform").pvalue > 1e-3
     assert fitted.loss_after < fitted.loss_before - 0.1
@@ -67,6 +71,34 @@ def test_a_calibrated_network_is_left_alone(alpha: np.ndarray) -> None:
     found = layer(torch.from_numpy(alpha).float()).numpy()
     np.testing.assert_allclose(expected_fractions(found, TREE), expected_fractions(alpha, TREE), atol=0.02)
     np.testing.assert_allclose(found[:, FIRST].sum(axis=1), alpha[:, FIRST].sum(axis=1), rtol=0.2)
+
+
+def test_ranks_of_true_fractions_are_learnt_from_votes() -> None:
+    """Most galaxies have one true fraction, others any: no Dirichlet distribution of one answer says so."""
+    rng = np.random.default_rng(8)
+    n = 6000
+    fraction = np.where(rng.random(n) < 0.7, 0.1, rng.random(n))
+    truth = np.full((n, TREE.n_answers), np.nan)
+    truth[:, FIRST] = np.stack([fraction, 0.7 * (1 - fraction), 0.3 * (1 - fraction)], axis=1)
+    votes = np.zeros((n, TREE.n_answers), dtype=np.int32)
+    votes[:, FIRST] = rng.multinomial(40, truth[:, FIRST])
+    given = np.full((n, TREE.n_answers), 3.0)
+    half = n // 2
+    fitted = calibrate_votes(given[:half], votes[:half], TREE)
+    assert fitted is not None
+    found = VotesCalibrator(TREE, fitted)(torch.from_numpy(given[half:]).float()).numpy().astype(float)[:, None]
+    covered = []
+    for maps in (EVEN, RankMaps.of_members([fitted.ranks], TREE.n_answers)):
+        ranks = credible_rank(truth[half:], found, TREE, maps)[:, FIRST.start]
+        covered.append([(np.abs(ranks - 0.5) <= level / 2).mean() for level in (0.5, 0.68, 0.9)])
+    assert np.abs(np.subtract(covered[0], (0.5, 0.68, 0.9))).max() > 0.1
+    # Where most galaxies share one fraction, a level falls on it or beside it.
+    assert (
+        np.abs(np.subtract(covered[1], (0.5, 0.68, 0.9))).max()
+        < np.abs(np.subtract(covered[0], (0.5, 0.68, 0.9))).max()
+    )
+    assert all(len(fitted.ranks[column]) == STEPS for column in range(FIRST.start, FIRST.stop))
+    assert fitted.ranks[LAST.start] == ()
 
 
 def test_few_galaxies_change_nothing(alpha: np.ndarray) -> None:
