@@ -53,6 +53,8 @@ from gzsurvey.survey.streams import merged
 JPEG_PX = 424
 BLOCK_ROWS = 256
 """Where memory is measured; by default a short run takes smaller blocks than a long one."""
+ZOOBOT_BATCHES = (32, 256)
+"""The latter is its default."""
 LEAST_IMAGES = 256
 """Given to the model at once where it is measured alone: several batches for each of its threads."""
 
@@ -181,9 +183,10 @@ def peers(options: argparse.Namespace, images: Path, model: Path) -> Iterator[Pe
     for memory, variables in {AS_IS: {}, KEPT: KEPT_BY_ENVIRONMENT}.items():
         allocator = f"allocator {memory.replace('_', ' ')}"
         if options.zoobot_python:
-            for workers in (0, 2):
-                given = (zoobot, *common, options.encoder, options.size, 32, workers, options.threads)
-                yield f"Zoobot, {workers} workers, {allocator}", [options.zoobot_python, *map(str, given)], variables
+            for workers, batch in itertools.product((0, 2), ZOOBOT_BATCHES):
+                given = (zoobot, *common, options.encoder, options.size, batch, workers, options.threads)
+                name = f"Zoobot, {workers} workers, batch {batch}, {allocator}"
+                yield name, [options.zoobot_python, *map(str, given)], variables
         if options.hyrax_python:
             for batch in (8, 32):
                 given = (hyrax, model, *common, options.size, batch)
