@@ -62,7 +62,7 @@ class RankMaps:
         """Return those of some answers."""
         return RankMaps(self.shares[:, columns])
 
-    @property
+    @cached_property
     def is_even(self) -> NDArray[np.bool_]:
         """Which change nothing, shape (M, A)."""
         return np.asarray(np.isclose(self.shares, 1.0 / STEPS, rtol=0, atol=1e-9).all(axis=2))

@@ -198,8 +198,8 @@ def _mixture_quantile(a: Floats, b: Floats, maps: RankMaps, probability: float) 
 def _inverted(below: Callable[..., Floats], own: Floats, probability: float, *given: NDArray[np.generic]) -> Floats:
     """Invert a mixture's distribution function between the quantiles (N, M, ...) of its members.
 
-    `below` takes values and `given`, element by element. Members who agree to within what tables are good for need
-    not enclose the quantile: their mean is as good.
+    `below` takes values and `given`, element by element. Members who agree to within what tables and rounded ranks
+    are good for need not enclose the quantile: it is then the end where the distribution function comes closest.
     """
     if own.shape[1] == 1:
         return np.asarray(own[:, 0])
@@ -207,7 +207,8 @@ def _inverted(below: Callable[..., Floats], own: Floats, probability: float, *gi
         lambda value, *parameters: below(value, *parameters) - probability,
         (own.min(axis=1), own.max(axis=1)), args=given, tolerances={"xatol": 0.0, "xrtol": _FINE},
     )  # fmt: skip
-    return np.where(found.success, found.x, own.mean(axis=1))
+    (low, high), (below_low, below_high) = found.bracket, found.f_bracket
+    return np.where(found.success, found.x, np.where(np.abs(below_low) < np.abs(below_high), low, high))
 
 
 def _beta_binomial(

@@ -134,3 +134,14 @@ def test_ranks_by_steps_are_those_of_the_beta_binomial_distribution() -> None:
     nearly[..., 1] -= 1e-6
     exact, summed = (predictive_rank(votes, alpha, TREE, maps, seed=3)[:, FIRST] for maps in (EVEN, RankMaps(nearly)))
     np.testing.assert_allclose(summed, exact, atol=1e-3)
+
+
+@pytest.mark.parametrize("scatter", [0.0, 1e-4, 1e-2])
+def test_members_that_nearly_agree_have_nearly_the_interval_of_one(scatter: float) -> None:
+    rng = np.random.default_rng(13)
+    shares = rng.dirichlet(np.full(STEPS, 0.05), (1, TREE.n_answers))
+    one, three = RankMaps(shares), RankMaps(np.repeat(shares, 3, axis=0))
+    alpha = np.repeat(TWO[:, :1], 3, axis=1)
+    alpha = alpha * np.exp(rng.normal(0, scatter, alpha.shape))
+    single, several = mixture_interval(alpha[:, :1], TREE, one), mixture_interval(alpha, TREE, three)
+    np.testing.assert_allclose(several, single, atol=1e-3 + 2 * scatter)
