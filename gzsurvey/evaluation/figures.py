@@ -67,7 +67,7 @@ def _votes(results: Results) -> Iterator[Drawing]:
     )  # fmt: skip
     yield Drawing(
         "coverage", "Coverage of intervals",
-        "Share of galaxies inside central intervals of each level, one line per question, black: their mean. Below "
+        "Share of answers inside central intervals of each level, one line per question, black: all together. Below "
         "the diagonal the model is surer than it should be.",
         _vote_coverage(results),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def _number(results: Results) -> Iterator[Drawing]:
         "Median and central 68 % of the labels in ten bins of the prediction.", _points(results)
     )  # fmt: skip
     figure = new_figure(4.2, 3.8)
-    _coverage_panel(figure.add_subplot(), {results["task"]: results["coverage"]}, "labels")
+    _coverage_panel(figure.add_subplot(), {results["task"]: results["coverage"]}, results["coverage"], "labels")
     yield Drawing(
         "coverage", "Coverage of intervals", "Share of labels inside central intervals of each level.", figure
     )
@@ -226,13 +226,18 @@ def _vote_coverage(results: Results) -> Any:
     figure = new_figure(8.6 if truths else 4.4, 4.0)
     number = 2 if truths else 1
     observed = {name: q["coverage"] for name, q in questions.items()}
-    _coverage_panel(figure.add_subplot(1, number, 1), observed, "observed votes (predictive intervals)")
+    _coverage_panel(
+        figure.add_subplot(1, number, 1), observed, results["coverage"], "observed votes (predictive intervals)"
+    )
     if truths:
-        _coverage_panel(figure.add_subplot(1, number, 2), truths, "simulator's true fractions (credible intervals)")
+        _coverage_panel(
+            figure.add_subplot(1, number, 2), truths, results["truth_coverage"],
+            "simulator's true fractions (credible intervals)",
+        )  # fmt: skip
     return figure
 
 
-def _coverage_panel(axes: Any, by_name: dict[str, Results], title: str) -> None:
+def _coverage_panel(axes: Any, by_name: dict[str, Results], together: Results, title: str) -> None:
     levels = [float(level) for level in next(iter(by_name.values()))]
     lines = np.array([[value["value"] for value in one.values()] for one in by_name.values()], dtype=float)
     lines = lines[np.isfinite(lines).all(axis=1)]
@@ -248,7 +253,7 @@ def _coverage_panel(axes: Any, by_name: dict[str, Results], title: str) -> None:
         axes.text(0.5, 0.5, "votes are assumed,\nnot counted", ha="center", va="center", color=GREY)
         return
     axes.plot(levels, lines.T, color=BLUE, lw=0.8, alpha=0.45)
-    axes.plot(levels, lines.mean(axis=0), color="black", marker="o", ms=3, lw=1.6)
+    axes.plot(levels, [value["value"] for value in together.values()], color="black", marker="o", ms=3, lw=1.6)
 
 
 def _vote_trends(firsts: Results) -> Any | None:
