@@ -153,7 +153,7 @@ def _torch_product() -> str:
 def _machine() -> Iterator[str]:
     import psutil
 
-    from gzsurvey.cutouts.open import cache_folder
+    from gzsurvey.cutouts.cache import cache_folder
 
     memory = psutil.virtual_memory()
     yield _line("cores", f"{os.cpu_count()}")

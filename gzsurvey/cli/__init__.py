@@ -417,7 +417,7 @@ def index(source: str, bands: str, zeropoints: str | None) -> None:
 
     Example: gzsurvey index 'mosaic:tiles/*_{band}.fits.fz'
     """
-    from gzsurvey.cutouts.open import index as build_index
+    from gzsurvey.cutouts.index_file import index as build_index
 
     click.echo(build_index(source, bands, zeropoints))
 

@@ -14,15 +14,13 @@ from gzsurvey.cutouts.headers import NANOMAGGY_ZEROPOINT, stem
 from gzsurvey.cutouts.layers import Layer
 from gzsurvey.cutouts.mosaic_index import MosaicIndex, Tile
 from gzsurvey.cutouts.outline import Outlines
-from gzsurvey.cutouts.source import Cutout, Miss, Request
+from gzsurvey.cutouts.source import MISSING_LIMIT, Cutout, Miss, Request
 from gzsurvey.cutouts.tiles import OpenTile, TileCache
 from gzsurvey.images.affine import Affine, affine_maps, laid
 from gzsurvey.images.resample import resample_all
 from gzsurvey.recipes.preparation import Preparation
 from gzsurvey.status import Status
 
-MISSING_LIMIT = 0.2
-"""Share of pixels without data, in the worst band, above which a cutout is a miss."""
 BATCH_BYTES = 16 << 20
 """Output pixels held at a time: memory that is soon used again is faster."""
 CACHE_BYTES = 1 << 30

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 GRID = 8
 """A frame's coverage is counted on this many points a side."""
@@ -33,7 +33,7 @@ class Outlines:
         self.centres: NDArray[np.float64] = centres / np.linalg.norm(centres, axis=1, keepdims=True)
         chords = np.linalg.norm(self._corners - self.centres[:, None], axis=2)
         self.radius = chords.max(axis=1)
-        self._tree = cKDTree(self.centres)
+        self._tree = scipy.spatial.cKDTree(self.centres)
 
     def near(
         self, ra_deg: NDArray[np.floating], dec_deg: NDArray[np.floating], fov_arcsec: NDArray[np.floating]

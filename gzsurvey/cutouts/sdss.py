@@ -12,9 +12,9 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import requests
+import scipy
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from gzsurvey.cutouts.ahead import answer_each
 from gzsurvey.cutouts.held import Held, Visits
@@ -160,7 +160,7 @@ class SdssSource:
         if not objects:
             return {}
         there = unit_vectors(*np.array([(one.ra_deg, one.dec_deg) for one in objects]).T)
-        away, nearest = map(np.asarray, cKDTree(there).query(unit_vectors(ra, dec)))
+        away, nearest = map(np.asarray, scipy.spatial.cKDTree(there).query(unit_vectors(ra, dec)))
         close = np.flatnonzero(away < np.radians(NEAREST_ARCMIN / 60))
         return {requests[number].row: objects[int(nearest[number])].field for number in close.tolist()}
 

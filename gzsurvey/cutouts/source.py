@@ -13,6 +13,9 @@ from gzsurvey.images.frame import Frame
 from gzsurvey.progress import duration
 from gzsurvey.status import Status
 
+MISSING_LIMIT = 0.2
+"""Share of pixels without data, in the worst band, above which a cutout is a miss."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

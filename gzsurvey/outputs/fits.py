@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from astropy.io.fits import Card, Header
 from numpy.typing import NDArray
 
 from gzsurvey.outputs.aside import written_aside
 from gzsurvey.outputs.columns import MAX_TEXT, Column
 from gzsurvey.outputs.parameters import Parameter
 from gzsurvey.outputs.votable import dataless_votable
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Card, Header
 
 BLOCK = 2880
 """Bytes: FITS headers and data are padded to multiples of it."""
@@ -221,6 +223,8 @@ def _header_bytes(header: Header) -> bytes:
 
 
 def _primary_hdu(votable: bytes) -> bytes:
+    from astropy.io.fits import Card, Header
+
     header = Header(
         [
             Card("SIMPLE", True, "conforms to FITS standard"),
@@ -241,6 +245,8 @@ def _primary_hdu(votable: bytes) -> bytes:
 def _table_header(
     columns: Sequence[Column], n_rows: int, row_bytes: int, parameters: Sequence[Parameter], name: str
 ) -> Header:
+    from astropy.io.fits import Card, Header
+
     cards = [
         Card("XTENSION", "BINTABLE", "binary table extension"),
         Card("BITPIX", 8, "array data type"),
@@ -261,6 +267,8 @@ def _table_header(
 
 
 def _column_cards(number: int, column: Column) -> list[Card]:
+    from astropy.io.fits import Card
+
     texts = {
         "TTYPE": column.name,
         "TFORM": column.form,
@@ -274,6 +282,8 @@ def _column_cards(number: int, column: Column) -> list[Card]:
 
 
 def _parameter_card(parameter: Parameter) -> Card:
+    from astropy.io.fits import Card
+
     value = parameter.value
     if isinstance(value, str):
         value = printable(value)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gzsurvey.card import Card
-from gzsurvey.cutouts.open import pixel_scale_arcsec
 from gzsurvey.errors import TableError
 from gzsurvey.images.frame import field_of_view
 from gzsurvey.outputs.columns import TARGET_ID, Column, Layout, Stored, choose_campaigns
@@ -177,8 +176,14 @@ def _options(job: Job, indexes: Sequence[Path | None]) -> TargetOptions:
         exclude_ids=excluded,
         duplicates=job.duplicates,
         limit=job.limit,
-        pixel_scale_arcsec=None if index is None else partial(pixel_scale_arcsec, index),
+        pixel_scale_arcsec=None if index is None else partial(_pixel_scale_arcsec, index),
     )
+
+
+def _pixel_scale_arcsec(index: Path) -> float:
+    from gzsurvey.cutouts.index_file import pixel_scale_arcsec
+
+    return pixel_scale_arcsec(index)
 
 
 def _excluded_run(job: Job) -> Path | None:

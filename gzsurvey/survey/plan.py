@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gzsurvey.card import EMBEDDING
-from gzsurvey.cutouts.open import check_scale, check_source, open_source
+from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.source import Demand, RemoteSource
 from gzsurvey.errors import DiskFull, RecipeError
 from gzsurvey.inference import OnnxModel, choose_batch_size
@@ -316,6 +316,8 @@ def _look(asked: _Asked, model: OnnxModel, targets: DraftedTargets) -> tuple[Loo
         for spec, index in zip(asked.job.sources, asked.indexes, strict=True)
     ]
     for index in filter(None, asked.indexes):
+        from gzsurvey.cutouts.index_file import check_scale
+
         check_scale(index, sample["cutout_width"])
     seen = look(model, sources, sample, recipe.missing_limit)
     pairs = zip(asked.job.sources, sources, strict=True)

@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gzsurvey.cutouts.collection import ImageCollection, decode, open_collection
-from gzsurvey.cutouts.open import check_source, open_source, pixel_scale_arcsec
+from gzsurvey.cutouts.index_file import pixel_scale_arcsec
+from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.dataset.store import Store

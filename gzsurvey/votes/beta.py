@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates, spline_filter
-from scipy.special import betaincinv, expit, logit
 
 Floats = NDArray[np.floating]
 
@@ -42,9 +41,9 @@ def beta_quantile(a: Floats, b: Floats, probability: float) -> NDArray[np.float6
     inside = (np.minimum(a, b) >= _LEAST) & (np.maximum(a, b) <= _MOST)
     found = np.full(a.shape, np.nan)
     places = [(np.log(values[inside]) - _START) / _STEP for values in (a, b)]
-    found[inside] = expit(map_coordinates(_spline(probability), places, prefilter=False))
+    found[inside] = scipy.special.expit(scipy.ndimage.map_coordinates(_spline(probability), places, prefilter=False))
     outside = ~inside & ~np.isnan(a + b)
-    found[outside] = betaincinv(a[outside], b[outside], probability)
+    found[outside] = scipy.special.betaincinv(a[outside], b[outside], probability)
     return found
 
 
@@ -53,5 +52,5 @@ def _spline(probability: float) -> NDArray[np.float64]:
     """Coefficients of the cubic spline of the logit of the quantile, by the logarithms of both parameters."""
     nodes = int(np.ceil(np.log(_MOST / _LEAST) / _STEP)) + 2 * _MARGIN + 1
     values = np.exp(_START + _STEP * np.arange(nodes))
-    table = logit(betaincinv(values[:, np.newaxis], values, probability))
-    return np.asarray(spline_filter(table))
+    table = scipy.special.logit(scipy.special.betaincinv(values[:, np.newaxis], values, probability))
+    return np.asarray(scipy.ndimage.spline_filter(table))

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import betainc, expit, logit
 
 from gzsurvey.votes.beta import beta_quantile
 
@@ -83,9 +83,9 @@ class RankMaps:
     def at(self, probability: float) -> Floats:
         """Return the ranks with a probability of `probability` below them: the inverse of G, float64, shape (M, A)."""
         found = np.array([[np.interp(probability, row, EDGES) for row in member] for member in self._cumulative])
-        nominal = logit(probability)
-        steps = np.round((logit(found) - nominal) / _LOGIT_STEP)
-        return np.where(self.is_even, probability, expit(nominal + steps * _LOGIT_STEP))
+        nominal = scipy.special.logit(probability)
+        steps = np.round((scipy.special.logit(found) - nominal) / _LOGIT_STEP)
+        return np.where(self.is_even, probability, scipy.special.expit(nominal + steps * _LOGIT_STEP))
 
     def node_weights(self, member: int, column: int) -> Floats:
         """Return the weights of `NODES`, whose sum over a function of the fraction is its mean (trapezoidal rule)."""
@@ -122,5 +122,5 @@ def step_probability(k: NDArray[np.integer], n: NDArray[np.integer], a: Floats, 
     float64, shape (N, K)
         Of ``Beta(a + k, b + n - k)``; rows add up to 1.
     """
-    cumulative = betainc((a + k)[:, np.newaxis], (b + n - k)[:, np.newaxis], fractions_at(EDGES, a, b))
+    cumulative = scipy.special.betainc((a + k)[:, np.newaxis], (b + n - k)[:, np.newaxis], fractions_at(EDGES, a, b))
     return np.diff(cumulative, axis=1)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize.elementwise import find_root
-from scipy.special import bdtr, betainc, gammaln, ndtr, ndtri
 
 from gzsurvey.votes.beta import beta_quantile
 from gzsurvey.votes.fractions import expected_fractions
@@ -78,10 +77,11 @@ def normal_mixture_interval(mean: Floats, deviation: Floats, level: float = 0.9)
 
     def below(value: Floats, *members: Floats) -> Floats:
         standard = [(value - m) / d for m, d in zip(members[::2], members[1::2], strict=True)]
-        return np.asarray(np.mean([ndtr(z) for z in standard], axis=0))
+        return np.asarray(np.mean([scipy.special.ndtr(z) for z in standard], axis=0))
 
     members = [moment for pair in zip(mean.T, deviation.T, strict=True) for moment in pair]
-    lower, upper = (_inverted(below, mean + ndtri(p) * deviation, p, *members) for p in (tail, 1.0 - tail))
+    quantiles = [mean + scipy.special.ndtri(p) * deviation for p in (tail, 1.0 - tail)]
+    lower, upper = (_inverted(below, own, p, *members) for own, p in zip(quantiles, (tail, 1.0 - tail), strict=True))
     return lower, upper
 
 
@@ -120,7 +120,7 @@ def credible_rank(truth: Floats, concentrations: Floats, tree: DecisionTree, map
         (1 - L) / 2 to (1 + L) / 2.
     """
     a, b = _marginals(concentrations, tree)
-    ranks = betainc(a, b, np.asarray(truth, dtype=np.float64)[:, np.newaxis])
+    ranks = scipy.special.betainc(a, b, np.asarray(truth, dtype=np.float64)[:, np.newaxis])
     return np.asarray(np.mean(maps.below(ranks), axis=1))
 
 
@@ -187,7 +187,7 @@ def _mixture_quantile(a: Floats, b: Floats, maps: RankMaps, probability: float) 
         own[:, alike] = beta_quantile(a[:, alike], b[:, alike], float(rank))
 
     def below(fraction: Floats, column: NDArray[np.int64], *members: Floats) -> Floats:
-        mapped = [maps.below_one(betainc(a, b, fraction), m, column)
+        mapped = [maps.below_one(scipy.special.betainc(a, b, fraction), m, column)
                   for m, (a, b) in enumerate(zip(members[::2], members[1::2], strict=True))]  # fmt: skip
         return np.asarray(np.mean(mapped, axis=0))
 
@@ -203,6 +203,8 @@ def _inverted(below: Callable[..., Floats], own: Floats, probability: float, *gi
     """
     if own.shape[1] == 1:
         return np.asarray(own[:, 0])
+    from scipy.optimize.elementwise import find_root
+
     found = find_root(
         lambda value, *parameters: below(value, *parameters) - probability,
         (own.min(axis=1), own.max(axis=1)), args=given, tolerances={"xatol": 0.0, "xrtol": _FINE},
@@ -218,6 +220,7 @@ def _beta_binomial(
     steps = np.arange(int(k.max()) + 1)
     chosen = np.minimum(steps, n[:, np.newaxis]).astype(np.float64)
     rest = n[:, np.newaxis] - chosen
+    gammaln = scipy.special.gammaln
     ways = gammaln(n + 1.0)[:, np.newaxis] - gammaln(chosen + 1.0) - gammaln(rest + 1.0)
     a, b = a[:, np.newaxis], b[:, np.newaxis]
     together = gammaln(chosen + a) + gammaln(rest + b) - gammaln(n[:, np.newaxis] + a + b)
@@ -231,5 +234,5 @@ def _mapped_binomial(
 ) -> tuple[Floats, Floats]:
     """Do the same for a distribution whose ranks are mapped, with the map's weights of `NODES`."""
     fractions, k, n = fractions_at(NODES, a, b), k[:, np.newaxis], n[:, np.newaxis]
-    below = np.where(k > 0, bdtr(np.maximum(k - 1, 0), n, fractions), 0.0) @ weights
-    return below, bdtr(k, n, fractions) @ weights - below
+    below = np.where(k > 0, scipy.special.bdtr(np.maximum(k - 1, 0), n, fractions), 0.0) @ weights
+    return below, scipy.special.bdtr(k, n, fractions) @ weights - below

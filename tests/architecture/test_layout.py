@@ -39,6 +39,13 @@ def test_imports_point_down() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_a_survey_s_processes_start_without_what_takes_seconds_to_import() -> None:
+    heavy = ["torch", "astropy.units", "scipy.special", "scipy.spatial", "pandas", "distributed", "onnxruntime"]
+    code = f"import sys, gzsurvey.survey.run; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text()

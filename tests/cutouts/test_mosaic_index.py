@@ -11,8 +11,9 @@ from mosaics import SIDE, field, header, write_quarters, write_tile
 
 from gzsurvey.cutouts import mosaic_index
 from gzsurvey.cutouts.headers import zeropoint
+from gzsurvey.cutouts.index_file import index, pixel_scale_arcsec, read_index
 from gzsurvey.cutouts.mosaic_index import MosaicIndex, build_index
-from gzsurvey.cutouts.open import check_source, index, open_source, pixel_scale_arcsec, read_index
+from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import SourceError
 from gzsurvey.recipes.preparation import Preparation
@@ -180,7 +181,7 @@ def test_the_index_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pyt
     first = check_source(spec, PREPARATION, cache)
     monkeypatch.chdir(tmp_path)
     assert index("mosaic:tiles", "g,r,z", None, cache) == first
-    monkeypatch.setattr("gzsurvey.cutouts.open.build_index", lambda *_: pytest.fail("was built again"))
+    monkeypatch.setattr("gzsurvey.cutouts.index_file.build_index", lambda *_: pytest.fail("was built again"))
     assert check_source(spec, PREPARATION, cache) == first
     monkeypatch.undo()
     write_tile(tiles / "g_e.fits", field(9)[:100, :100], 400, 0, FILTER="g")

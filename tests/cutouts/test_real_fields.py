@@ -11,8 +11,9 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from gzsurvey.cutouts.index_file import pixel_scale_arcsec
 from gzsurvey.cutouts.mosaic import MosaicSource
-from gzsurvey.cutouts.open import check_source, open_source, pixel_scale_arcsec
+from gzsurvey.cutouts.open import check_source, open_source
 from gzsurvey.cutouts.source import Cutout, Miss, Request
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import SourceError

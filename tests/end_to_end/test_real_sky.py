@@ -1,4 +1,4 @@
-"""The how-to on real sky, run as it stands."""
+"""The how-to on real sky, run as it stands but for a shorter pretraining."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 def out(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("real-sky")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = ["bash", str(SCRIPT), str(shared_data), str(out)]
+    # Votes alone, and less than half as long: a sixth of the page's time, and the asked-for galaxies are found too.
+    shorter = ["--set", "approach=supervised", "--set", "epochs=4"]
+    command = ["bash", str(SCRIPT), str(shared_data), str(out), *shorter]
     done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return out

@@ -361,7 +361,7 @@ def command(model: Path, targets: Path, run_dir: Path, cluster: str) -> list[str
 
 @pytest.mark.slow
 def test_kill_nine_in_the_middle_loses_nothing(model: Path, tmp_path: Path) -> None:
-    table = tiny.write_targets(tmp_path / "many.csv", 24_000)
+    table = tiny.write_targets(tmp_path / "many.csv", 10_240)
     subprocess.run(command(model, table, tmp_path / "calm", "none"), check=True, capture_output=True)
     process = subprocess.Popen(
         command(model, table, tmp_path / "killed", "laptop"), start_new_session=True, stderr=subprocess.DEVNULL
@@ -386,8 +386,8 @@ def test_kill_nine_in_the_middle_loses_nothing(model: Path, tmp_path: Path) -> N
     metrics = (tmp_path / "killed/metrics.jsonl").read_text().splitlines()
     last = json.loads(metrics[-1])["session"]
     assert sum(json.loads(line)["session"] == last for line in metrics) == total - left.finished
-    calm = read_rows(tmp_path / "calm/predictions.zarr", 0, 24_000)
-    for name, values in read_rows(tmp_path / "killed/predictions.zarr", 0, 24_000).items():
+    calm = read_rows(tmp_path / "calm/predictions.zarr", 0, 10_240)
+    for name, values in read_rows(tmp_path / "killed/predictions.zarr", 0, 10_240).items():
         np.testing.assert_array_equal(values, calm[name], err_msg=name)
     one, two = (Table.read(tmp_path / name / "catalogue.fits") for name in ("calm", "killed"))
     assert one.colnames == two.colnames

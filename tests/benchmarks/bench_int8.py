@@ -1,0 +1,135 @@
+"""What 8-bit integers lose, by how ranges of activations are set and which layers are quantised.
+
+Of networks pretrained on a STORE, as `gzsurvey export --precision int8 --dataset STORE` quantises and compares them,
+but without new calibration of votes::
+
+    python tests/benchmarks/bench_int8.py STORE PRETRAINED [PRETRAINED ...]
+
+Prints one Markdown table per network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_pretrain import machine
+from numpy.typing import NDArray
+
+from gzsurvey.dataset.store import Store
+from gzsurvey.export.agreement import LIMITS
+from gzsurvey.export.graph import INPUT, PixelsToOutputs, to_onnx
+from gzsurvey.export.pictures import stored_pictures
+from gzsurvey.export.precision import _PRODUCTS, _Encoder, _Images, _without_advice
+from gzsurvey.inference.provider import open_session
+from gzsurvey.model.checkpoint import find_checkpoint, load_network
+from gzsurvey.recipes.cluster import cores
+from gzsurvey.votes.fractions import expected_fractions
+from gzsurvey.votes.tree import DecisionTree
+
+RANGES: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "extremes of all images": ("MinMax", {}),
+    "extremes of batches of 16, averaged": ("MinMax", {"CalibMovingAverage": True}),
+    "99.999 %": ("Percentile", {"CalibPercentile": 99.999}),
+    "99.99 %": ("Percentile", {"CalibPercentile": 99.99}),
+    "99.9 %": ("Percentile", {"CalibPercentile": 99.9}),
+    "99 %": ("Percentile", {"CalibPercentile": 99.0}),
+    "entropy": ("Entropy", {}),
+}
+"""Method of ONNX Runtime and its options."""
+
+
+def quantised(proto: Any, images: NDArray[np.uint8], method: str, options: dict[str, Any], nodes: Sequence[str]) -> Any:
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    with tempfile.TemporaryDirectory() as folder, _without_advice(), contextlib.redirect_stdout(io.StringIO()):
+        path = Path(folder) / "int8.onnx"
+        quantize_static(
+            onnx.ModelProto.FromString(proto.SerializeToString()),
+            path,
+            _Images(images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=list(nodes),
+            calibrate_method=getattr(CalibrationMethod, method),
+            extra_options=options,
+        )
+        return onnx.load(path)
+
+
+def outputs(proto: Any, images: NDArray[np.uint8], tree: DecisionTree) -> tuple[NDArray[Any], NDArray[Any]]:
+    session = open_session(proto.SerializeToString(), "cpu", cores())
+    parts = [
+        session.run(["embedding", "concentration"], {INPUT: images[i : i + 16]}) for i in range(0, len(images), 16)
+    ]
+    embedding, concentration = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
+    return embedding / np.linalg.norm(embedding, axis=1, keepdims=True), expected_fractions(concentration, tree)
+
+
+def rows(checkpoint: str, store: Store, ranged: int) -> list[str]:
+    network, info = load_network(find_checkpoint(checkpoint))
+    votes = next(head for head in info.heads if head.kind == "votes")
+    proto = to_onnx(PixelsToOutputs(network, ("embedding", "concentration")).eval().cpu(), info.preparation)
+    products = [node for node in _Encoder(proto.graph).nodes if node.op_type in _PRODUCTS]
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    thin = {
+        node.name
+        for node in products
+        if node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute) and weights
+    }
+    layers = {"all": [node.name for node in products]}
+    if thin:
+        layers["all but grouped convolutions"] = [node.name for node in products if node.name not in thin]
+    pictures = stored_pictures(store)
+    exact = outputs(proto, pictures.compared, votes.tree)
+    lines = [
+        f"\n{info.encoder}: {len(products)} products, {len(thin)} of them grouped convolutions; ranges of "
+        f"{min(ranged, len(pictures.ranged))} training galaxies, compared on {len(pictures.compared)} validation "
+        f"galaxies\n",
+        "| ranges | layers | vote fractions: mean change | largest | embedding: mean 1 - cosine | largest | kept | s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    limit = LIMITS["int8"]
+    for name, (method, options) in RANGES.items():
+        for which, nodes in layers.items():
+            started = time.perf_counter()
+            found = outputs(
+                quantised(proto, pictures.ranged[:ranged], method, options, nodes), pictures.compared, votes.tree
+            )
+            seconds = time.perf_counter() - started
+            fractions = np.abs(found[1] - exact[1])
+            cosine = 1 - (found[0] * exact[0]).sum(axis=1)
+            kept = all(x.mean() <= limit.mean and x.max() <= limit.largest for x in (fractions, cosine))
+            lines.append(
+                f"| {name} | {which} | {fractions.mean():.2g} | {fractions.max():.2g} | {cosine.mean():.2g} | {cosine.max():.2g} "
+                f"| {'yes' if kept else 'no'} | {seconds:.0f} |"
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--ranged", type=int, default=512)
+    given = parser.parse_args()
+    store = Store(given.store)
+    print(machine())
+    for checkpoint in given.checkpoints:
+        print("\n".join(rows(checkpoint, store, given.ranged)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
