@@ -15,7 +15,7 @@ import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,46 +77,34 @@ def outputs(proto: Any, images: NDArray[np.uint8], tree: DecisionTree) -> tuple[
     return embedding / np.linalg.norm(embedding, axis=1, keepdims=True), expected_fractions(concentration, tree)
 
 
-def rows(checkpoint: str, store: Store, ranged: int) -> list[str]:
-    network, info = load_network(find_checkpoint(checkpoint))
-    votes = next(head for head in info.heads if head.kind == "votes")
-    proto = to_onnx(PixelsToOutputs(network, ("embedding", "concentration")).eval().cpu(), info.preparation)
+def layers_of(proto: Any) -> dict[str, list[str]]:
+    """Name the products of an encoder, and those that are no grouped convolutions if there are such."""
     products = [node for node in _Encoder(proto.graph).nodes if node.op_type in _PRODUCTS]
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    thin = {
-        node.name
-        for node in products
-        if node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute) and weights
-    }
-    layers = {"all": [node.name for node in products]}
-    if thin:
-        layers["all but grouped convolutions"] = [node.name for node in products if node.name not in thin]
-    pictures = stored_pictures(store)
-    exact = outputs(proto, pictures.compared, votes.tree)
-    lines = [
-        f"\n{info.encoder}: {len(products)} products, {len(thin)} of them grouped convolutions; ranges of "
-        f"{min(ranged, len(pictures.ranged))} training galaxies, compared on {len(pictures.compared)} validation "
-        f"galaxies\n",
-        "| ranges | layers | vote fractions: mean change | largest | embedding: mean 1 - cosine | largest | kept | s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    limit = LIMITS["int8"]
+    found = {"all": [node.name for node in products]}
+    whole = [node.name for node in products if not any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    return found if len(whole) == len(products) else found | {"all but grouped convolutions": whole}
+
+
+def rows(checkpoint: str, store: Store, ranged: int) -> Iterator[str]:
+    network, info = load_network(find_checkpoint(checkpoint))
+    tree = next(head for head in info.heads if head.kind == "votes").tree
+    proto = to_onnx(PixelsToOutputs(network, ("embedding", "concentration")).eval().cpu(), info.preparation)
+    pictures, limit = stored_pictures(store), LIMITS["int8"]
+    exact = outputs(proto, pictures.compared, tree)
+    layers = layers_of(proto)
+    yield f"\n{info.encoder}, {len(layers['all'])} products"
+    yield f"{len(pictures.ranged[:ranged])} training galaxies for ranges, {len(pictures.compared)} others compared\n"
+    yield "| ranges | layers | vote fractions: mean | largest | 1 - cosine of embeddings: mean | largest | kept | s |"
+    yield "|---|---|---|---|---|---|---|---|"
     for name, (method, options) in RANGES.items():
         for which, nodes in layers.items():
             started = time.perf_counter()
-            found = outputs(
-                quantised(proto, pictures.ranged[:ranged], method, options, nodes), pictures.compared, votes.tree
-            )
-            seconds = time.perf_counter() - started
-            fractions = np.abs(found[1] - exact[1])
-            cosine = 1 - (found[0] * exact[0]).sum(axis=1)
-            kept = all(x.mean() <= limit.mean and x.max() <= limit.largest for x in (fractions, cosine))
-            lines.append(
-                f"| {name} | {which} | {fractions.mean():.2g} | {fractions.max():.2g} | {cosine.mean():.2g} | {cosine.max():.2g} "
-                f"| {'yes' if kept else 'no'} | {seconds:.0f} |"
-            )
-            print(lines[-1], flush=True)
-    return lines
+            lower = quantised(proto, pictures.ranged[:ranged], method, options, nodes)
+            seconds, found = time.perf_counter() - started, outputs(lower, pictures.compared, tree)
+            changes = np.abs(found[1] - exact[1]), 1 - (found[0] * exact[0]).sum(axis=1)
+            kept = all(change.mean() <= limit.mean and change.max() <= limit.largest for change in changes)
+            shown = " | ".join(f"{change.mean():.2g} | {change.max():.2g}" for change in changes)
+            yield f"| {name} | {which} | {shown} | {'yes' if kept else 'no'} | {seconds:.0f} |"
 
 
 def main() -> None:
@@ -128,7 +116,8 @@ def main() -> None:
     store = Store(given.store)
     print(machine())
     for checkpoint in given.checkpoints:
-        print("\n".join(rows(checkpoint, store, given.ranged)), flush=True)
+        for line in rows(checkpoint, store, given.ranged):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

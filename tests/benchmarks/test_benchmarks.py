@@ -15,6 +15,7 @@ import bench_pretrain as bench
 import bench_publish
 import contestant_gzsurvey as contestant
 import numpy as np
+import on_a_gpu
 import pytest
 import torch
 from PIL import Image
@@ -125,6 +126,24 @@ def test_a_model_alone_is_measured_to_the_end(capsys: pytest.CaptureFixture[str]
     for name in found["test_resnet 32"]["rates"]:
         assert f"| {name} |" in printed
     assert sum("freed memory kept" in name for name in found["test_resnet 32"]["rates"]) == 2
+
+
+def test_what_a_gpu_is_to_show_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(name: str, code: str, seconds: float = 60) -> on_a_gpu.Step:
+        return on_a_gpu.Step(name, ("-c", code), seconds)
+
+    monkeypatch.setattr(on_a_gpu, "steps", lambda *_: [
+        made("good", "print(7)"), made("bad", "raise SystemExit(3)"), made("endless", "while True: pass", 0.5),
+        made("late", "print(8)", 1e4),
+    ])  # fmt: skip
+    ended = on_a_gpu.main([str(tmp_path), "--minutes", "60"])
+    assert (tmp_path / "good.txt").read_text() == "7\n"
+    assert ended["bad"] == "failed with 3; see bad.txt"
+    assert ended["endless"] == "ran past 0 s"
+    assert ended["late"] == "was not begun: too late"
+    assert on_a_gpu.main([str(tmp_path), "--minutes", "0"]) == {
+        "good": "was done before", "bad": ended["late"], "endless": ended["late"], "late": ended["late"],
+    }  # fmt: skip
 
 
 @pytest.mark.slow
