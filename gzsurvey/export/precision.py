@@ -140,6 +140,8 @@ def _integers(proto: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
             onnx.ModelProto.FromString(proto.SerializeToString()),
             path,
             _Images(images),
+            # The mean over parts of the images of each part's extremes: a few would coarsen the steps of all others.
+            extra_options={"CalibMovingAverage": True},
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             # Two products of 8 bits each overflow the 16 bits that processors without VNNI add them in.

@@ -14,10 +14,13 @@ import torch
 from gzsurvey.card import Card
 from gzsurvey.errors import ExportError, OutputConflict
 from gzsurvey.export import agreement, export
+from gzsurvey.export.graph import PixelsToOutputs, to_onnx
 from gzsurvey.export.onnx import draft_card, keep
 from gzsurvey.export.pictures import Pictures, decode_thumbnails
+from gzsurvey.export.precision import lowered
 from gzsurvey.inference import OnnxModel, choose_batch_size
 from gzsurvey.model.checkpoint import CheckpointInfo
+from gzsurvey.model.network import Network
 from gzsurvey.votes.fractions import expected_fractions
 
 PRECISIONS = ("fp16", "int8")
@@ -72,6 +75,16 @@ def test_card_states_what_it_costs(files: dict[str, Path], exported: Path, image
     # Measured again, over more images than the file was compared on for int8.
     assert change.mean() == pytest.approx(stated.mean, rel=0.5)
     assert f"| `concentration` | {stated.mean:.2g}" in files[precision].with_suffix(".md").read_text()
+
+
+def test_one_extreme_pixel_does_not_coarsen_the_steps_of_all(network: Network, info: CheckpointInfo) -> None:
+    proto = to_onnx(PixelsToOutputs(network, ("embedding",)).eval(), info.preparation)
+    dark = np.random.default_rng(0).integers(0, 64, (128, 3, 64, 64), dtype=np.uint8)
+    dark[7, 0, 30, 30] = 255
+    graph = lowered(proto, "int8", dark).graph
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear")
+    (scale,) = (onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name == first.input[1])
+    assert 63 / 255 < scale * 255 < 100 / 255
 
 
 def test_half_precision_is_not_float32(files: dict[str, Path], exported: Path, images: np.ndarray) -> None:
