@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ _HEADS = ".heads."
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 """Where the arithmetic of a network is, and what integers make faster."""
 _IMAGES_AT_A_TIME = 16
+RANGES: Mapping[str, Any] = {"extra_options": {"CalibMovingAverage": True}}
+"""Of activations: the extremes of each batch of images, averaged over batches. The extremes of all images would coarsen
+the steps of all values for the sake of a few."""
 
 
 def lowered(proto: ModelProto, precision: Precision, images: NDArray[np.uint8]) -> ModelProto:
@@ -44,7 +47,7 @@ def lowered(proto: ModelProto, precision: Precision, images: NDArray[np.uint8]) 
     change: dict[Precision, Callable[[], ModelProto]] = {
         "fp32": lambda: proto,
         "fp16": lambda: _half(proto),
-        "int8": lambda: _integers(proto, images),
+        "int8": lambda: quantised(proto, images, products(proto)),
     }
     return change[precision]()
 
@@ -128,27 +131,44 @@ def _halve_weights(graph: GraphProto, nodes: list[NodeProto]) -> dict[str, str]:
     return names
 
 
-def _integers(proto: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
-    """Quantise the products of encoders, their ranges measured on `images`."""
+def products(proto: ModelProto) -> list[NodeProto]:
+    """Return the convolutions and matrix products of a graph's encoders."""
+    return [node for node in _Encoder(proto.graph).nodes if node.op_type in _PRODUCTS]
+
+
+def quantised(
+    proto: ModelProto, images: NDArray[np.uint8], nodes: Iterable[NodeProto], ranges: Mapping[str, Any] = RANGES
+) -> ModelProto:
+    """Return a graph that computes some products in 8-bit integers.
+
+    Parameters
+    ----------
+    proto : onnx.ModelProto
+        In float32; it is not changed.
+    images : uint8, shape (N, 3, S, S)
+        On which ranges of activations are measured.
+    nodes : iterable of onnx.NodeProto
+        Some of `products`.
+    ranges : mapping
+        Options of `onnxruntime.quantization.quantize_static` that say how ranges are set.
+    """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    products = [node.name for node in _Encoder(proto.graph).nodes if node.op_type in _PRODUCTS]
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         path = Path(folder) / "int8.onnx"
         quantize_static(
             onnx.ModelProto.FromString(proto.SerializeToString()),
             path,
             _Images(images),
-            # The mean over parts of the images of each part's extremes: a few would coarsen the steps of all others.
-            extra_options={"CalibMovingAverage": True},
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             # Two products of 8 bits each overflow the 16 bits that processors without VNNI add them in.
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_quantize=products,
+            nodes_to_quantize=[node.name for node in nodes],
+            **ranges,
         )
         return onnx.load(path)
 

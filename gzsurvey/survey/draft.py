@@ -166,7 +166,11 @@ def _ready_images(job: Job) -> bool:
 
 
 def _options(job: Job, indexes: Sequence[Path | None]) -> TargetOptions:
-    index, excluded = indexes[0], _excluded_run(job)
+    index, excluded, scale = indexes[0], _excluded_run(job), None
+    if index is not None:
+        from gzsurvey.cutouts.index_file import pixel_scale_arcsec
+
+        scale = partial(pixel_scale_arcsec, index)
     return TargetOptions(
         columns=job.columns,
         keep=job.keep,
@@ -176,14 +180,8 @@ def _options(job: Job, indexes: Sequence[Path | None]) -> TargetOptions:
         exclude_ids=excluded,
         duplicates=job.duplicates,
         limit=job.limit,
-        pixel_scale_arcsec=None if index is None else partial(_pixel_scale_arcsec, index),
+        pixel_scale_arcsec=scale,
     )
-
-
-def _pixel_scale_arcsec(index: Path) -> float:
-    from gzsurvey.cutouts.index_file import pixel_scale_arcsec
-
-    return pixel_scale_arcsec(index)
 
 
 def _excluded_run(job: Job) -> Path | None:

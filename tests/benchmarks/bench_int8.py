@@ -13,59 +13,37 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_pretrain import machine
 from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationMethod
 
 from gzsurvey.dataset.store import Store
 from gzsurvey.export.agreement import LIMITS
 from gzsurvey.export.graph import INPUT, PixelsToOutputs, to_onnx
 from gzsurvey.export.pictures import stored_pictures
-from gzsurvey.export.precision import _PRODUCTS, _Encoder, _Images, _without_advice
+from gzsurvey.export.precision import RANGES, products, quantised
 from gzsurvey.inference.provider import open_session
 from gzsurvey.model.checkpoint import find_checkpoint, load_network
 from gzsurvey.recipes.cluster import cores
 from gzsurvey.votes.fractions import expected_fractions
 from gzsurvey.votes.tree import DecisionTree
 
-RANGES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "extremes of all images": ("MinMax", {}),
-    "extremes of batches of 16, averaged": ("MinMax", {"CalibMovingAverage": True}),
-    "99.999 %": ("Percentile", {"CalibPercentile": 99.999}),
-    "99.99 %": ("Percentile", {"CalibPercentile": 99.99}),
-    "99.9 %": ("Percentile", {"CalibPercentile": 99.9}),
-    "99 %": ("Percentile", {"CalibPercentile": 99.0}),
-    "entropy": ("Entropy", {}),
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "extremes of all images": {},
+    "as `export` sets them": RANGES,
+    **{
+        f"{share} %": {"calibrate_method": CalibrationMethod.Percentile, "extra_options": {"CalibPercentile": share}}
+        for share in (99.999, 99.99, 99.9, 99.0)
+    },
+    "entropy": {"calibrate_method": CalibrationMethod.Entropy},
 }
-"""Method of ONNX Runtime and its options."""
-
-
-def quantised(proto: Any, images: NDArray[np.uint8], method: str, options: dict[str, Any], nodes: Sequence[str]) -> Any:
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    with tempfile.TemporaryDirectory() as folder, _without_advice(), contextlib.redirect_stdout(io.StringIO()):
-        path = Path(folder) / "int8.onnx"
-        quantize_static(
-            onnx.ModelProto.FromString(proto.SerializeToString()),
-            path,
-            _Images(images),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=list(nodes),
-            calibrate_method=getattr(CalibrationMethod, method),
-            extra_options=options,
-        )
-        return onnx.load(path)
+"""To set ranges: options of ONNX Runtime's quantiser, which holds every activation of every image for the last five."""
 
 
 def outputs(proto: Any, images: NDArray[np.uint8], tree: DecisionTree) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -77,12 +55,11 @@ def outputs(proto: Any, images: NDArray[np.uint8], tree: DecisionTree) -> tuple[
     return embedding / np.linalg.norm(embedding, axis=1, keepdims=True), expected_fractions(concentration, tree)
 
 
-def layers_of(proto: Any) -> dict[str, list[str]]:
-    """Name the products of an encoder, and those that are no grouped convolutions if there are such."""
-    products = [node for node in _Encoder(proto.graph).nodes if node.op_type in _PRODUCTS]
-    found = {"all": [node.name for node in products]}
-    whole = [node.name for node in products if not any(a.name == "group" and a.i > 1 for a in node.attribute)]
-    return found if len(whole) == len(products) else found | {"all but grouped convolutions": whole}
+def layers_of(proto: Any) -> dict[str, list[Any]]:
+    """Return the products of an encoder, and those that are no grouped convolutions if there are such."""
+    every = products(proto)
+    whole = [node for node in every if not any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    return {"all": every} | ({} if len(whole) == len(every) else {"all but grouped convolutions": whole})
 
 
 def rows(checkpoint: str, store: Store, ranged: int) -> Iterator[str]:
@@ -96,10 +73,11 @@ def rows(checkpoint: str, store: Store, ranged: int) -> Iterator[str]:
     yield f"{len(pictures.ranged[:ranged])} training galaxies for ranges, {len(pictures.compared)} others compared\n"
     yield "| ranges | layers | vote fractions: mean | largest | 1 - cosine of embeddings: mean | largest | kept | s |"
     yield "|---|---|---|---|---|---|---|---|"
-    for name, (method, options) in RANGES.items():
+    for name, ranges in WAYS.items():
         for which, nodes in layers.items():
             started = time.perf_counter()
-            lower = quantised(proto, pictures.ranged[:ranged], method, options, nodes)
+            with contextlib.redirect_stdout(io.StringIO()):
+                lower = quantised(proto, pictures.ranged[:ranged], nodes, ranges)
             seconds, found = time.perf_counter() - started, outputs(lower, pictures.compared, tree)
             changes = np.abs(found[1] - exact[1]), 1 - (found[0] * exact[0]).sum(axis=1)
             kept = all(change.mean() <= limit.mean and change.max() <= limit.largest for change in changes)

@@ -33,7 +33,32 @@ class Step:
     seconds: float
 
 
-def steps(out: Path, device: str, short: bool, lightly_python: str | None) -> list[Step]:
+@dataclass(frozen=True)
+class Scale:
+    """How much is done: options of the benchmarks."""
+
+    pictures: int
+    """Galaxies to draw and to train on."""
+    models: tuple[str, ...]
+    trainings: tuple[str, ...]
+    runs: tuple[str, ...]
+
+
+WHOLE = Scale(
+    pictures=6000,
+    models=("--rounds", "5", "--seconds", "1"),
+    trainings=("--minutes", "2", "--pictures", "6000"),
+    runs=("--count", "30000", "--size", "128"),
+)
+TRIAL = Scale(
+    pictures=300,
+    models=("--rounds", "1", "--seconds", "0.01", "--encoders", "test_resnet", "--sizes", "32", "--no-compile"),
+    trainings=("--short",),
+    runs=("--count", "64", "--pictures", "8", "--rounds", "1", "--encoder", "test_resnet", "--size", "32"),
+)
+
+
+def steps(out: Path, device: str, scale: Scale, lightly_python: str | None) -> list[Step]:
     """Return what is to be done, most wanted first.
 
     Parameters
@@ -42,38 +67,35 @@ def steps(out: Path, device: str, short: bool, lightly_python: str | None) -> li
         OUT; a simulated sky of training galaxies is drawn into it.
     device : str
         ``cuda``, or ``cpu`` for a trial.
-    short : bool
-        Whether to try rather than to measure.
+    scale : Scale
+        How much.
     lightly_python : str, optional
         Interpreter that has lightly; None: it is left out.
     """
-    sky, pictures = out / "sky", "300" if short else "6000"
-    quick = ("--rounds", "1", "--seconds", "0.01", "--encoders", "test_resnet", "--sizes", "32", "--no-compile")
-    of_models = quick if short else ("--rounds", "5", "--seconds", "1")
-    of_steps = ("--short",) if short else ("--minutes", "2", "--pictures", pictures)
-    of_runs = ("--count", "64", "--pictures", "8", "--rounds", "1", "--encoder", "test_resnet", "--size", "32")
+    sky = out / "sky"
     peer = () if lightly_python is None else ("--lightly-python", lightly_python)
-    draw = ("-m", "gzsurvey", "simulate", str(sky), "--set", "targets=10", "--set", f"training={pictures}")
-    training = (str(HERE / "bench_pretrain.py"), str(sky / "dataset.yaml"), "--device", device, *of_steps)
+    changes = ("targets=10", f"training={scale.pictures}", "stamps.image_size=128")
+    draw = ("-m", "gzsurvey", "simulate", str(sky), *(word for change in changes for word in ("--set", change)))
+    training = (str(HERE / "bench_pretrain.py"), str(sky / "dataset.yaml"), "--device", device, *scale.trainings)
     return [
         Step("tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests/training", "tests/inference",
                        "tests/export"), 240),
-        Step("inference", (str(HERE / "bench_inference.py"), "--device", device, *of_models), 300),
-        Step("sky", (*draw, "--set", "stamps.image_size=128"), 180),
+        Step("inference", (str(HERE / "bench_inference.py"), "--device", device, *scale.models), 300),
+        Step("sky", draw, 180),
         Step("encoders", (*training, "--table", "encoders"), 300),
         Step("lightly", (*training, "--table", "lightly", *peer), 240),
-        Step("classify", (str(HERE / "bench_classify.py"), "--device", device,
-                          *(of_runs if short else ("--count", "30000", "--size", "128"))), 180),
+        Step("classify", (str(HERE / "bench_classify.py"), "--device", device, *scale.runs), 180),
         Step("loading", (str(HERE / "bench_loading.py"), device), 120),
     ]  # fmt: skip
 
 
-def take(step: Step, out: Path) -> str:
-    """Run one step into its files; return how it ended."""
-    done = out / f"{step.name}.done"
+def take(step: Step, out: Path, until: float) -> str:
+    """Run one step into its files unless it was done, or may not end by `until`; return how it ended."""
+    done, started = out / f"{step.name}.done", time.monotonic()
     if done.exists():
         return "was done before"
-    started = time.monotonic()
+    if started + step.seconds > until:
+        return "was not begun: too late"
     with (out / f"{step.name}.txt").open("w") as said:
         process = subprocess.Popen([sys.executable, *step.arguments], stdout=said, stderr=subprocess.STDOUT)
         try:
@@ -95,13 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, str]:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--lightly-python")
-    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--short", dest="scale", action="store_const", const=TRIAL, default=WHOLE)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     until, ended = time.monotonic() + 60 * options.minutes, {}
-    for step in steps(options.out, options.device, options.short, options.lightly_python):
-        late = time.monotonic() + step.seconds > until and not (options.out / f"{step.name}.done").exists()
-        ended[step.name] = "was not begun: too late" if late else take(step, options.out)
+    for step in steps(options.out, options.device, options.scale, options.lightly_python):
+        ended[step.name] = take(step, options.out, until)
         print(f"{step.name}: {ended[step.name]}", flush=True)
     return ended
 

@@ -1,4 +1,4 @@
-"""The how-to on real sky, run as it stands but for a shorter pretraining."""
+"""The how-to on real sky: with a shorter pretraining on votes alone, and, by hand, as it stands."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ FIELDS = {"kids-viking": 1928, "vista": 2041, "ngc6976": 733}
 SPIRAL, EDGE_ON_DISK = 388, 353
 """Detections of the KiDS/VIKING field, as the eye sees them."""
 
-pytestmark = pytest.mark.slow
+ON_VOTES_ALONE = ("--set", "approach=supervised", "--set", "epochs=4")
 
 
-@pytest.fixture(scope="module")
-def out(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(ON_VOTES_ALONE, marks=pytest.mark.slow, id="on votes alone"),
+        pytest.param((), marks=pytest.mark.long, id="as it stands"),
+    ],
+)
+def out(shared_data: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     out = tmp_path_factory.mktemp("real-sky")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Votes alone, and less than half as long: a sixth of the page's time, and the asked-for galaxies are found too.
-    shorter = ["--set", "approach=supervised", "--set", "epochs=4"]
-    command = ["bash", str(SCRIPT), str(shared_data), str(out), *shorter]
+    command = ["bash", str(SCRIPT), str(shared_data), str(out), *request.param]
     done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
