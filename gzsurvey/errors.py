@@ -9,7 +9,7 @@
     │   └── AccessDenied     a service refuses us: the run stops, and can be repeated with a token
     ├── CardMismatch         the model does not fit this survey: refuse
     ├── OutputConflict       OUT or RUN was made from other inputs: refuse, show the difference
-    ├── RunBusy              another process works on this RUN: wait until it has ended
+    ├── OutputBusy           another process works on this OUT or RUN: wait until it has ended
     ├── DiskFull             nothing more can be written: the run stops, and can be repeated
     ├── ClusterError         workers cannot be reached, or cannot do the work: the run can be repeated
     ├── TrainingError        training cannot go on (no finite loss, collapse, no labels)
@@ -158,23 +158,23 @@ class DiskFull(GZSurveyError):
         return f"{self.run}: its disk is full; free some space, then repeat the command"
 
 
-class RunBusy(GZSurveyError):
-    """Another process works on a RUN.
+class OutputBusy(GZSurveyError):
+    """Another process works on OUT or RUN.
 
     Parameters
     ----------
-    run : Path or str
-        The RUN directory.
+    out : Path or str
+        The directory.
     who : str
         Which process, or which part.
     """
 
-    def __init__(self, run: Path | str, who: str) -> None:
-        super().__init__(str(run), who)
-        self.run, self.who = str(run), who
+    def __init__(self, out: Path | str, who: str) -> None:
+        super().__init__(str(out), who)
+        self.out, self.who = str(out), who
 
     def __str__(self) -> str:
-        return f"{self.run}: {self.who} is working on it now; wait until it has ended"
+        return f"{self.out}: {self.who} is working on it now; wait until it has ended"
 
 
 class ClusterError(GZSurveyError):

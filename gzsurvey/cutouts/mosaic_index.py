@@ -10,9 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +22,10 @@ from gzsurvey.cutouts.files import Candidate, list_files
 from gzsurvey.cutouts.outline import Outlines
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import SourceError
+from gzsurvey.processes import worker_processes
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.base import Section
+from gzsurvey.recipes.cluster import cores
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _zeropoints(spec: SourceSpec, names: Sequence[str]) -> dict[str, float | str
 def _read_all(files: Sequence[Candidate], asked: _Asked) -> list[_Found]:
     if len(files) < PROCESSES_FROM:
         return [_read(file, asked) for file in files]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with worker_processes(cores()) as pool:
         jobs = pool.map(_read, files, [asked] * len(files), chunksize=16)
         return list(Progress("index", len(files), "files").watch(jobs))
 

@@ -24,6 +24,7 @@ from gzsurvey.dataset.groups import assign_splits
 from gzsurvey.dataset.pictures import Picture, Reject, picture_workers, pictures
 from gzsurvey.dataset.store import GALAXY_COLUMNS, Store, StoreInfo, rows_per_chunk, write_info
 from gzsurvey.errors import OutputConflict, RecipeError, TableError
+from gzsurvey.lock import alone_in, is_empty
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.dataset import DatasetRecipe
 from gzsurvey.votes.tree import DecisionTree
@@ -57,6 +58,8 @@ def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], 
     ------
     gzsurvey.errors.OutputConflict
         `out` was made from another recipe or other catalogues, or is no store.
+    gzsurvey.errors.OutputBusy
+        Another process builds it.
     gzsurvey.errors.RecipeError, gzsurvey.errors.TableError, gzsurvey.errors.SourceError
         The recipe, a catalogue or a collection is wrong.
     """
@@ -71,14 +74,15 @@ def build(recipe: DatasetRecipe, out: Path, progress: Callable[[str, int, str], 
     total = sum(len(source.rows) for source in sources)
     if total == 0:
         raise TableError(recipe.name, "no galaxy is left: all of them are held out")
-    _begin(out, inputs)
-    journal = Journal(out, _create_arrays(out, recipe, tree, total))
-    shown = progress("dataset", total, "images")
-    shown.advance(journal.next)
-    with picture_workers(total - journal.next) as workers:
-        _write_chunks(recipe, sources, journal, workers, shown)
-    shown.finish()
-    _finish(recipe, sources, journal, tree)
+    with alone_in(out):
+        _begin(out, inputs)
+        journal = Journal(out, _create_arrays(out, recipe, tree, total))
+        shown = progress("dataset", total, "images")
+        shown.advance(journal.next)
+        with picture_workers(total - journal.next) as workers:
+            _write_chunks(recipe, sources, journal, workers, shown)
+        shown.finish()
+        _finish(recipe, sources, journal, tree)
     return Store(out)
 
 
@@ -116,19 +120,19 @@ def recipe_sha256(inputs: dict[str, Any]) -> str:
 
 def _is_finished(out: Path, inputs: dict[str, Any]) -> bool:
     """Say whether `out` is this very store; refuse a directory that is something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and is_empty(out)):
         return False
     marker = out / "inputs.json"
     if not marker.is_file():
         raise OutputConflict(out, ["it holds files that are no training store"])
     before = json.loads(marker.read_text())
     differences = list(_differences("", before, json.loads(json.dumps(inputs))))
-    if differences and not _is_empty(out):
+    if differences and not _holds_no_chunk(out):
         raise OutputConflict(out, differences[:5])
     return (out / "store.json").is_file()
 
 
-def _is_empty(out: Path) -> bool:
+def _holds_no_chunk(out: Path) -> bool:
     """Say whether a build stopped before its first chunk, so that nothing is lost by starting anew."""
     return not (out / "store.json").is_file() and not any((out / "journal").glob("*.json"))
 
@@ -158,9 +162,8 @@ def _refuse_pictures_for_flux(recipe: DatasetRecipe) -> None:
 
 
 def _begin(out: Path, inputs: dict[str, Any]) -> None:
-    if _is_empty(out):
+    if _holds_no_chunk(out):
         shutil.rmtree(out / "store.zarr", ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
     (out / "journal").mkdir(exist_ok=True)
     _write_text(out / "inputs.json", json.dumps(inputs, indent=1))
 

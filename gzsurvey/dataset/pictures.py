@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from gzsurvey.dataset.gather import Gathered
 from gzsurvey.errors import CutoutUnavailable
 from gzsurvey.images.frame import field_of_view
 from gzsurvey.images.prepare import frame_of, prepare_cutout
+from gzsurvey.processes import worker_processes
 from gzsurvey.recipes.cluster import cores
 from gzsurvey.recipes.dataset import SourceRecipe
 from gzsurvey.recipes.preparation import Preparation
@@ -65,11 +65,8 @@ def picture_workers(count: int) -> Iterator[Executor]:
         with ThreadPoolExecutor(min(8, cores()), thread_name_prefix="prepare") as threads:
             yield threads
         return
-    with ProcessPoolExecutor(cores(), get_context("spawn")) as processes:
-        try:
-            yield processes
-        finally:
-            processes.shutdown(wait=True, cancel_futures=True)
+    with worker_processes(cores()) as processes:
+        yield processes
 
 
 def pictures(

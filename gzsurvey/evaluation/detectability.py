@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from gzsurvey.cutouts.spec import SourceSpec
 from gzsurvey.errors import RecipeError
@@ -29,6 +26,7 @@ from gzsurvey.evaluation.detectability_figure import draw_detectability
 from gzsurvey.evaluation.steps import Step, real_steps, simulated_steps
 from gzsurvey.model.checkpoint import CheckpointInfo, find_checkpoint, load_network, write_aside
 from gzsurvey.model.network import Network
+from gzsurvey.processes import worker_processes
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import cores
 from gzsurvey.recipes.detectability import DetectabilityRecipe
@@ -95,6 +93,8 @@ def detectability(
         Targets lack what is needed.
     gzsurvey.errors.OutputConflict
         OUT was made from something else.
+    gzsurvey.errors.OutputBusy
+        Another process fills OUT.
     """
     if (targets is None) != (cutouts is None):
         raise RecipeError("detectability", "real galaxies need both --targets and --cutouts")
@@ -107,17 +107,18 @@ def detectability(
         "cutouts": cutouts,
     }
     path, began = out / "detectability.csv", job.is_claimed(out)
-    if not job.claim(out, description):
-        with job.released_if_refused(out, began):
-            every = list(_steps(recipe, info, targets, cutouts))
-            chosen = job.choose_device(device)
-            seen = list(_see(every, job.on_device(network, chosen).eval(), questions, out, chosen))
-            table = follow(seen, questions.tree, recipe)
-        write_aside(path, table.to_csv(index=False, lineterminator="\n").encode())
-        draw_detectability(table, out / "detectability.png")
-        for pictures in out.glob("*.npy"):
-            pictures.unlink()
-        job.finish(out, description)
+    with job.claimed(out, description) as finished:
+        if not finished:
+            with job.released_if_refused(out, began):
+                every = list(_steps(recipe, info, targets, cutouts))
+                chosen = job.choose_device(device)
+                seen = list(_see(every, job.on_device(network, chosen).eval(), questions, out, chosen))
+                table = follow(seen, questions.tree, recipe)
+            write_aside(path, table.to_csv(index=False, lineterminator="\n").encode())
+            draw_detectability(table, out / "detectability.png")
+            for pictures in out.glob("*.npy"):
+                pictures.unlink()
+            job.finish(out, description)
     return summary(pd.read_csv(path))
 
 
@@ -155,7 +156,7 @@ def _campaign(info: CheckpointInfo, checkpoint: str, campaign: str | None) -> _Q
 def _see(every: list[Step], network: Network, questions: _Questions, out: Path, device: torch.device) -> Iterator[Seen]:
     number = len(every[0].size_over_psf)
     shown = Progress("detectability", len(every) * number, "pictures")
-    with ProcessPoolExecutor(cores(), get_context("spawn"), _one_thread) as pool:
+    with worker_processes(cores()) as pool:
         for step in every:
             path = out / f"{step.name}.npy"
             if not path.is_file():
@@ -173,11 +174,6 @@ def _see(every: list[Step], network: Network, questions: _Questions, out: Path, 
                 unknown if step.volunteers is None else step.volunteers(questions.tree),
             )
     shown.finish()
-
-
-def _one_thread() -> None:
-    """Keep the linear algebra of one process from taking the cores of the others."""
-    threadpool_limits(1)
 
 
 def _predict(network: Network, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float64]:

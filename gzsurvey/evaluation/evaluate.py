@@ -95,6 +95,8 @@ def evaluate(recipe: EvaluationRecipe, mixture: Mixture, out: Path, given: Given
         Labels or truth cannot be used; names rows or columns.
     gzsurvey.errors.OutputConflict
         OUT was made from other inputs.
+    gzsurvey.errors.OutputBusy
+        Another process evaluates into OUT.
     """
     paths = EvaluationPaths(out)
     infos = mixture.infos()
@@ -111,18 +113,19 @@ def evaluate(recipe: EvaluationRecipe, mixture: Mixture, out: Path, given: Given
         **given.identity(),
     }
     truth = _open(head, infos[0], given, recipe)
-    if job.claim(out, description):
-        logger.info("%s is finished", out)
-        return as_text(json.loads(paths.results.read_text()))
-    try:
-        results = _evaluated(Predictor(mixture, head, recipe, device), judged, infos[0], paths, given, truth)
-    finally:
-        paths.images.unlink(missing_ok=True)
-    job.finish(out, description)
-    for path in (paths.outputs, paths.outputs_done):
-        path.unlink(missing_ok=True)
-    for place in out.glob(paths.fold("*").name):
-        shutil.rmtree(place)
+    with job.claimed(out, description) as finished:
+        if finished:
+            logger.info("%s is finished", out)
+            return as_text(json.loads(paths.results.read_text()))
+        try:
+            results = _evaluated(Predictor(mixture, head, recipe, device), judged, infos[0], paths, given, truth)
+        finally:
+            paths.images.unlink(missing_ok=True)
+        job.finish(out, description)
+        for path in (paths.outputs, paths.outputs_done):
+            path.unlink(missing_ok=True)
+        for place in out.glob(paths.fold("*").name):
+            shutil.rmtree(place)
     return as_text(results)
 
 

@@ -6,17 +6,18 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from gzsurvey.errors import OutputConflict, RecipeError
+from gzsurvey.lock import alone_in, is_empty
+from gzsurvey.processes import worker_processes
 from gzsurvey.progress import Progress
+from gzsurvey.recipes.cluster import cores
 from gzsurvey.recipes.simulation import SimulationRecipe
 from gzsurvey.simulation.layout import Field, Tile, lay_out, tiles
 from gzsurvey.simulation.mosaic import write_tile
@@ -74,17 +75,20 @@ def simulate(recipe: SimulationRecipe, out: Path) -> SimulatedSurvey:
     ------
     gzsurvey.errors.OutputConflict
         `out` holds another simulated survey.
+    gzsurvey.errors.OutputBusy
+        Another process draws there.
     gzsurvey.errors.RecipeError
         `out` is a directory of something else.
     """
-    finished = _claim(recipe, out)
     fields = lay_out(recipe)
     cut = [(field, tile) for field in fields for tile in tiles(field, recipe.tile_px, recipe.overlap_px)]
     made = SimulatedSurvey(out, recipe.targets, recipe.training, len(cut))
-    if not finished:
-        _draw(recipe, out, cut)
-        _tables(recipe, out, fields)
-        _write_state(recipe, out, finished=True)
+    if not _is_finished(recipe, out):
+        with alone_in(out):
+            _begin(recipe, out)
+            _draw(recipe, out, cut)
+            _tables(recipe, out, fields)
+            _write_state(recipe, out, finished=True)
     return made
 
 
@@ -93,17 +97,12 @@ def _state(recipe: SimulationRecipe) -> dict[str, object]:
     return content
 
 
-def _claim(recipe: SimulationRecipe, out: Path) -> bool:
-    """Make `out` this survey's; return whether it is finished."""
+def _is_finished(recipe: SimulationRecipe, out: Path) -> bool:
+    """Say whether `out` is this very survey, complete; refuse a directory of something else."""
     path = out / "simulation.json"
     if not path.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and not is_empty(out):
             raise RecipeError(str(out), "is not empty and no simulated survey; choose another directory")
-        (out / "mosaic").mkdir(parents=True)
-        (out / "votes").mkdir()
-        (out / "truth").mkdir()
-        (out / "partial").mkdir()
-        _write_state(recipe, out, finished=False)
         return False
     before = json.loads(path.read_text())
     now = _state(recipe)
@@ -113,6 +112,12 @@ def _claim(recipe: SimulationRecipe, out: Path) -> bool:
     if differences:
         raise OutputConflict(out, differences)
     return bool(before["finished"])
+
+
+def _begin(recipe: SimulationRecipe, out: Path) -> None:
+    for name in ("mosaic", "votes", "truth", "partial"):
+        (out / name).mkdir(exist_ok=True)
+    _write_state(recipe, out, finished=False)
 
 
 def _write_state(recipe: SimulationRecipe, out: Path, finished: bool) -> None:
@@ -153,27 +158,18 @@ def _batches(training: Training) -> Iterator[tuple[int, NDArray[np.int64]]]:
 
 def _run(tasks: Sequence[Task]) -> Iterator[int]:
     """Run tasks in processes, or here when they are few; yield the weight of each as it ends."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers == 1 or sum(weight for _, _, weight in tasks) < _SERIAL_BELOW:
+    if cores() == 1 or sum(weight for _, _, weight in tasks) < _SERIAL_BELOW:
         for function, arguments, weight in tasks:
             function(*arguments)
             yield weight
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+    with worker_processes(cores()) as pool:
         running: dict[Future[None], int] = {
             pool.submit(function, *arguments): weight for function, arguments, weight in tasks
         }
-        try:
-            for future in as_completed(running):
-                future.result()
-                yield running[future]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    """Keep the linear algebra of one process from taking the cores of the others."""
-    threadpool_limits(1)
+        for future in as_completed(running):
+            future.result()
+            yield running[future]
 
 
 def write_stamps(recipe: SimulationRecipe, region: int, ids: NDArray[np.int64], path: Path) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from gzsurvey import dataset
 from gzsurvey.dataset.gather import gather
 from gzsurvey.dataset.store import Store
 from gzsurvey.errors import RecipeError
 from gzsurvey.model.checkpoint import write_aside
+from gzsurvey.processes import worker_processes
 from gzsurvey.progress import Progress
 from gzsurvey.recipes.cluster import cores
 from gzsurvey.recipes.dataset import DatasetRecipe, HoldOut, load_dataset_recipe
@@ -62,26 +61,28 @@ def study(recipe: StudyRecipe, out: Path, device: str = "auto", workers: int | N
     ------
     gzsurvey.errors.OutputConflict
         OUT was made by another study.
+    gzsurvey.errors.OutputBusy
+        Another process fills OUT.
     gzsurvey.errors.TrainingError
         A test galaxy is among the pretraining galaxies, or an arm cannot be trained.
     """
     paths = StudyPaths(out)
     chosen = job.choose_device(device)
     description = {"recipe": recipe.model_dump(mode="json")}
-    finished = job.claim(out, description)
-    if not finished:
-        store, root = _store(recipe, paths)
-        prepare_tasks(recipe, root, store, out / "tasks")
-    tasks = {task.name: load_task(task.name, out / "tasks") for task in recipe.tasks}
-    if not finished:
-        write_aside(paths.held_out, json.dumps(check_held_out(tasks, Store(paths.store)), indent=1).encode())
-        _fill(recipe, tasks, out, chosen.type, workers or (1 if chosen.type == "cuda" else cores()))
-    results = collect_results(recipe, tasks, out)
-    text = as_markdown(results)
-    write_aside(paths.result("json"), json.dumps(results, indent=1).encode())
-    write_aside(paths.result("md"), text.encode())
-    draw_figure(results, paths.result("png"))
-    job.finish(out, description)
+    with job.claimed(out, description) as finished:
+        if not finished:
+            store, root = _store(recipe, paths)
+            prepare_tasks(recipe, root, store, out / "tasks")
+        tasks = {task.name: load_task(task.name, out / "tasks") for task in recipe.tasks}
+        if not finished:
+            write_aside(paths.held_out, json.dumps(check_held_out(tasks, Store(paths.store)), indent=1).encode())
+            _fill(recipe, tasks, out, chosen.type, workers or (1 if chosen.type == "cuda" else cores()))
+        results = collect_results(recipe, tasks, out)
+        text = as_markdown(results)
+        write_aside(paths.result("json"), json.dumps(results, indent=1).encode())
+        write_aside(paths.result("md"), text.encode())
+        draw_figure(results, paths.result("png"))
+        job.finish(out, description)
     return text
 
 
@@ -130,10 +131,10 @@ def _fill(recipe: StudyRecipe, tasks: dict[str, Task], out: Path, device: str, w
         f"study ({recipe.name}): {len(first)} pretrainings, {len(every)} cells, {workers} side by side; "
         f"{out}/pretrained/*/metrics.jsonl say how far a pretraining is"
     )
-    with _Pool(workers) as run:
-        run("pretrain", [*first, *_embeddings(recipe, scratch, out, device)])
-        run("embed", list(_embeddings(recipe, pretrained, out, device)))
-        run("cells", [(work.fill_cell, (recipe, out, cell, device)) for cell in (*scratch, *pretrained)])
+    with worker_processes(workers, partial(work.begin, max(1, cores() // workers))) as pool:
+        _run(pool, "pretrain", [*first, *_embeddings(recipe, scratch, out, device)])
+        _run(pool, "embed", list(_embeddings(recipe, pretrained, out, device)))
+        _run(pool, "cells", [(work.fill_cell, (recipe, out, cell, device)) for cell in (*scratch, *pretrained)])
 
 
 def _embeddings(recipe: StudyRecipe, some: Sequence[Cell], out: Path, device: str) -> Iterator[Job]:
@@ -141,41 +142,10 @@ def _embeddings(recipe: StudyRecipe, some: Sequence[Cell], out: Path, device: st
     return ((work.embed_task, (recipe, out, task, encoder, device)) for task, encoder in frozen)
 
 
-class _Pool:
-    """Worker processes; those at work are asked to stop when this one is."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self.executor = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (max(1, cores() // workers),))
-
-    def __enter__(self) -> Callable[[str, Sequence[Job]], None]:
-        return self.run
-
-    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        if kind is not None:
-            for child in psutil.Process().children(recursive=True):
-                child.terminate()
-        self.executor.shutdown(wait=True, cancel_futures=True)
-
-    def run(self, label: str, jobs: Sequence[Job]) -> None:
-        """Run jobs side by side; an error of one ends the study, what is done is kept."""
-        shown = Progress(f"study ({label})", len(jobs), label if label == "cells" else "jobs")
-        futures = [self.executor.submit(function, *arguments) for function, arguments in jobs]
-        for future in as_completed(futures):
-            future.result()
-            shown.advance()
-        shown.finish()
-
-
-def _start_worker(threads: int) -> None:
-    """Leave Ctrl-C to the parent, progress to the parent, and the other cores to the other workers."""
-    import signal
-
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-    Progress.quiet = True
+def _run(pool: ProcessPoolExecutor, label: str, jobs: Sequence[Job]) -> None:
+    """Run jobs side by side; an error of one ends the study, what is done is kept."""
+    shown = Progress(f"study ({label})", len(jobs), label if label == "cells" else "jobs")
+    for future in as_completed([pool.submit(function, *arguments) for function, arguments in jobs]):
+        future.result()
+        shown.advance()
+    shown.finish()

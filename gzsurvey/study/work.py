@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from gzsurvey.model.checkpoint import find_checkpoint, load_network, write_aside
 from gzsurvey.model.encoder import create_encoder
 from gzsurvey.model.network import Network
+from gzsurvey.progress import Progress
 from gzsurvey.recipes.study import StudyRecipe
 from gzsurvey.recipes.training import FinetuneRecipe
 from gzsurvey.study.cells import Cell, divide, modes
@@ -40,6 +42,13 @@ FLOOR_PX = 32
 FLOOR_COMPONENTS = 50
 
 Rows = NDArray[np.int64]
+
+
+def begin(threads: int) -> None:
+    """Leave the other cores to the other workers, and what is shown to the parent."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    Progress.quiet = True
 
 
 def pretrain_arm(recipe: StudyRecipe, out: Path, arm: str, pretraining: int, device: str) -> None:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, ValidationError, model_validator
 
-from gzsurvey.errors import RunBusy
+from gzsurvey.errors import OutputBusy
+from gzsurvey.lock import held, holder, is_held
 from gzsurvey.outputs.columns import STATUS
 from gzsurvey.outputs.paths import RunPaths
 from gzsurvey.outputs.zarr import Shard, settle, shard_size
 from gzsurvey.recipes.base import Section
 from gzsurvey.survey.part import WHOLE, Part, spoken
 from gzsurvey.survey.record import RunRecord
-
-LOCK_TRIES = 5
 
 
 class BlockResult(Section):
@@ -190,34 +186,28 @@ def locked(run: Path, part: Part = WHOLE) -> Iterator[None]:
 
     Raises
     ------
-    gzsurvey.errors.RunBusy
+    gzsurvey.errors.OutputBusy
         Another process holds it.
     """
     path = _lock_file(run, part)
     path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as file:
-        if not _take(file):
-            file.seek(0)
-            raise RunBusy(f"{run}{part.said}", f"process {file.read().strip() or '?'}")
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}")
-        file.flush()
+    with held(path, f"{run}{part.said}"):
         _refuse_others(run, part)
         yield
 
 
 def _refuse_others(run: Path, part: Part) -> None:
     """Look for holders of other divisions, the own lock being held: of two who meet, one at least sees the other."""
-    others = [other for other in _held_before(run) if other.of != part.of and _is_held(_lock_file(run, other))]
+    others = [other for other in _held_before(run) if other.of != part.of and is_held(_lock_file(run, other))]
     if WHOLE in others:
-        raise RunBusy(f"{run}{part.said}", f"process {_lock_file(run, WHOLE).read_text().strip() or '?'}")
+        raise OutputBusy(f"{run}{part.said}", holder(_lock_file(run, WHOLE)))
     if others:
-        raise RunBusy(f"{run}{part.said}", spoken([other for other in others if other.of == others[0].of]))
+        raise OutputBusy(f"{run}{part.said}", spoken([other for other in others if other.of == others[0].of]))
 
 
 def alive(run: Path) -> tuple[Part, ...]:
     """Return the parts that processes work on now; `WHOLE` stands for the whole run."""
-    return tuple(part for part in _held_before(run) if _is_held(_lock_file(run, part)))
+    return tuple(part for part in _held_before(run) if is_held(_lock_file(run, part)))
 
 
 def _held_before(run: Path) -> list[Part]:
@@ -228,29 +218,6 @@ def _held_before(run: Path) -> list[Part]:
 
 def _lock_file(run: Path, part: Part) -> Path:
     return RunPaths(run).lock if part == WHOLE else RunPaths(run).part_lock(part.number, part.of)
-
-
-def _take(file: TextIO) -> bool:
-    """Take the lock; `alive` of another shell holds it for an instant."""
-    for _ in range(LOCK_TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.1)
-        else:
-            return True
-    return False
-
-
-def _is_held(path: Path) -> bool:
-    if not path.exists():
-        return False
-    with path.open("r") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _block(path: Path) -> int:

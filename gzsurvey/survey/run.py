@@ -55,7 +55,7 @@ def run(
     ------
     gzsurvey.errors.RunIncomplete
         Blocks failed; the rest is safe.
-    gzsurvey.errors.RunBusy
+    gzsurvey.errors.OutputBusy
         Another process works on this RUN, or on this part of it.
     gzsurvey.errors.ClusterError
         The workers cannot be reached.

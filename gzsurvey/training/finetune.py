@@ -73,6 +73,8 @@ def finetune(
         The cutout SOURCE cannot be used.
     gzsurvey.errors.OutputConflict
         OUT was made from other inputs.
+    gzsurvey.errors.OutputBusy
+        Another process finetunes in OUT.
     gzsurvey.errors.TrainingError
         The loss is not finite, or labels or images were not given.
     """
@@ -90,25 +92,26 @@ def finetune(
     table = read_labels(labels, recipe.tasks)
     preparation = make_start(checkpoint, recipe, origin).base.preparation
     refuse_meaningless(recipe.augmentation, preparation)
-    began = job.is_claimed(out)
-    if job.claim(out, description):
-        logger.info("%s is finished", out)
-        return out
 
     def learn(place: Path, own: FinetuneRecipe, own_parts: Parts) -> None:
         Finetuning(own, make_start(checkpoint, own, origin), pictures, own_parts).run(place, chosen)
 
     repeat = partial(_unless_finished, description, learn)
-    try:
-        with job.released_if_refused(out, began):
-            pictures = collect(table, origin, preparation, out)
-            parts = split(pictures, recipe)
-        cross_validate(recipe, pictures, out, repeat, chosen)
-        train_ensemble(recipe, parts, out, repeat)
-        learn(out, recipe, parts)
-    finally:
-        (out / IMAGES).unlink(missing_ok=True)
-    _finish(out, description)
+    began = job.is_claimed(out)
+    with job.claimed(out, description) as finished:
+        if finished:
+            logger.info("%s is finished", out)
+            return out
+        try:
+            with job.released_if_refused(out, began):
+                pictures = collect(table, origin, preparation, out)
+                parts = split(pictures, recipe)
+            cross_validate(recipe, pictures, out, repeat, chosen)
+            train_ensemble(recipe, parts, out, repeat)
+            learn(out, recipe, parts)
+        finally:
+            (out / IMAGES).unlink(missing_ok=True)
+        _finish(out, description)
     return out
 
 
@@ -117,9 +120,10 @@ def _unless_finished(
 ) -> None:
     """Do one of several finetunings in a directory of its own, once."""
     own = description | {"recipe": recipe.model_dump(mode="json"), "part": "/".join(place.parts[-2:])}
-    if not job.claim(place, own):
-        learn(place, recipe, parts)
-        _finish(place, own)
+    with job.claimed(place, own) as finished:
+        if not finished:
+            learn(place, recipe, parts)
+            _finish(place, own)
 
 
 def _finish(out: Path, description: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from gzsurvey.errors import GZSurveyError, OutputConflict, TrainingError
+from gzsurvey.lock import alone_in
 from gzsurvey.model.checkpoint import write_aside
 from gzsurvey.recipes.training import OptimiserRecipe
 
@@ -45,8 +47,9 @@ def on_device(module: ModuleT, device: torch.device) -> ModuleT:
     return module
 
 
-def claim(out: Path, job: dict[str, Any]) -> bool:
-    """Make OUT, or check that it was made for the same job.
+@contextmanager
+def claimed(out: Path, job: dict[str, Any]) -> Iterator[bool]:
+    """Make OUT, or check that it was made for the same job, and keep other processes out of it.
 
     Parameters
     ----------
@@ -55,22 +58,39 @@ def claim(out: Path, job: dict[str, Any]) -> bool:
     job : dict
         Plain values that say what is trained on what.
 
-    Returns
-    -------
+    Yields
+    ------
     bool
-        Whether the job is finished already.
+        Whether the job is finished already; then OUT may be read only.
+
+    Raises
+    ------
+    gzsurvey.errors.OutputConflict
+        OUT belongs to another job; names what differs.
+    gzsurvey.errors.OutputBusy
+        Another process does this job.
+    """
+    if is_finished(out, job):
+        yield True
+        return
+    with alone_in(out):
+        finished = is_finished(out, job)  # perhaps just now, by the process that was in it
+        if not is_claimed(out):
+            write_aside(out / JOB, _job_file(job, finished=False))
+        yield finished
+
+
+def is_finished(out: Path, job: dict[str, Any]) -> bool:
+    """Whether `job` was finished in OUT.
 
     Raises
     ------
     gzsurvey.errors.OutputConflict
         OUT belongs to another job; names what differs.
     """
-    path = out / JOB
-    if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        write_aside(path, _job_file(job, finished=False))
+    if not is_claimed(out):
         return False
-    made = json.loads(path.read_text())
+    made = json.loads((out / JOB).read_text())
     differences = list(_differences(made["job"], json.loads(json.dumps(job))))
     if differences:
         raise OutputConflict(out, differences)
@@ -142,9 +162,10 @@ def interruptible(patience: float = 1) -> Iterator[Interruption]:
     """Turn Ctrl-C and SIGTERM into a request that is obeyed between two steps.
 
     torchrun passes every signal on to processes that have received it already: under it, `patience`
-    must be endless. It ends by itself what does not stop within 30 s.
+    must be endless. It ends by itself what does not stop within 30 s. In a worker process it is endless
+    for the same reason: a batch system signals worker and parent, and the parent the worker.
     """
-    interruption = Interruption(patience)
+    interruption = Interruption(patience if parent_process() is None else math.inf)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return

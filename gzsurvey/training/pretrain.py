@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -89,6 +90,8 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
     ------
     gzsurvey.errors.OutputConflict
         OUT was made by another recipe or from another store.
+    gzsurvey.errors.OutputBusy
+        Another process trains in OUT.
     gzsurvey.errors.TrainingError
         There are no votes to learn from, the loss is not finite, the embedding collapsed, or the
         batch cannot be shared equally by the processes.
@@ -98,17 +101,18 @@ def pretrain(recipe: PretrainRecipe, store: Path, out: Path, device: str = "auto
     opened = Store(store)
     refuse_meaningless(recipe.augmentation, opened.info.preparation)
     description = {"recipe": recipe.model_dump(mode="json"), "dataset_sha256": opened.info.content_sha256}
-    with join(device) as world:
-        if world.from_first(lambda: job.claim(out, description)):
-            logger.info("%s is finished", out)
-            return out
-        with world.alike():
-            training = Pretraining(recipe, opened, out, world.device, world)
-            training.monitor = None if monitor is None else Monitor(monitor, opened, recipe.seed)
-        training.run()
-    if world.first:
-        training.describe_best()
-        job.finish(out, description)
+    with ExitStack() as of_first:
+        with join(device) as world:
+            if world.from_first(lambda: of_first.enter_context(job.claimed(out, description))):
+                logger.info("%s is finished", out)
+                return out
+            with world.alike():
+                training = Pretraining(recipe, opened, out, world.device, world)
+                training.monitor = None if monitor is None else Monitor(monitor, opened, recipe.seed)
+            training.run()
+        if world.first:
+            training.describe_best()
+            job.finish(out, description)
     return out
 
 

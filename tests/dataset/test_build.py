@@ -25,8 +25,9 @@ from gzsurvey import dataset
 from gzsurvey.dataset import building, pictures
 from gzsurvey.dataset import store as storing
 from gzsurvey.dataset.store import Store
-from gzsurvey.errors import OutputConflict, RecipeError, SourceError, TableError
+from gzsurvey.errors import OutputBusy, OutputConflict, RecipeError, SourceError, TableError
 from gzsurvey.images.prepare import prepare_picture
+from gzsurvey.lock import alone_in
 from gzsurvey.progress import Progress
 
 IDS = [f"g{i:02d}" for i in range(20)]
@@ -109,6 +110,12 @@ def test_bad_images_are_listed_and_the_build_goes_on(tmp_path: Path, labelled: d
     table = pd.read_csv(tmp_path / "a.csv").set_index("id").loc[store.galaxies["id"]]
     smooth = store.tree.vote_columns.index("smooth-or-featured-gz2_smooth")
     np.testing.assert_array_equal(store.vote_counts(np.arange(17))[:, smooth], table["smooth-or-featured-gz2_smooth"])
+
+
+def test_of_two_that_build_one_store_the_second_is_refused(tmp_path: Path, labelled: dict[str, object]) -> None:
+    with alone_in(tmp_path / "store"), pytest.raises(OutputBusy, match="is working on it now"):
+        dataset.build(recipe(tmp_path, [labelled]), tmp_path / "store")
+    assert len(dataset.build(recipe(tmp_path, [labelled]), tmp_path / "store").rows("train"))
 
 
 def test_a_finished_build_returns_at_once_and_another_recipe_is_refused(

@@ -13,7 +13,8 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from PIL import Image
 
-from gzsurvey.errors import OutputConflict, RecipeError
+from gzsurvey.errors import OutputBusy, OutputConflict, RecipeError
+from gzsurvey.lock import alone_in
 from gzsurvey.recipes.dataset import load_dataset_recipe
 from gzsurvey.recipes.simulation import SimulationRecipe, load_simulation_recipe
 from gzsurvey.simulation import simulate, survey
@@ -191,6 +192,11 @@ def test_repeating_returns_and_changes_nothing(out: Path, recipe: SimulationReci
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     simulate(recipe, out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_of_two_that_draw_one_survey_the_second_is_refused(recipe: SimulationRecipe, tmp_path: Path) -> None:
+    with alone_in(tmp_path / "sky"), pytest.raises(OutputBusy, match="is working on it now"):
+        simulate(recipe, tmp_path / "sky")
 
 
 def test_other_inputs_are_refused(out: Path) -> None:

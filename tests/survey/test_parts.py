@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from gzsurvey.cli import cli
 from gzsurvey.cutouts.remote.budget import HOSTS
-from gzsurvey.errors import RecipeError, RunBusy
+from gzsurvey.errors import OutputBusy, RecipeError
 from gzsurvey.recipes.cluster import load_cluster
 from gzsurvey.survey import ledger, plan, run, status, worker
 from gzsurvey.survey.part import Part
@@ -67,16 +67,16 @@ def test_a_part_ends_with_its_own_failures(run_dir: Path, monkeypatch: pytest.Mo
 
 def test_two_who_would_meet_are_refused(run_dir: Path) -> None:
     with ledger.locked(run_dir, Part(2, 4)), ledger.locked(run_dir, Part(4, 4)), ledger.locked(run_dir, Part(3, 4)):
-        with pytest.raises(RunBusy, match=rf"part 2/4: process {os.getpid()} on .* is working on it now"):
+        with pytest.raises(OutputBusy, match=rf"part 2/4: process {os.getpid()} on .* is working on it now"):
             run(run_dir, HERE, part=Part(2, 4))
-        with pytest.raises(RunBusy, match="run: parts 2-4 of 4 is working on it now"):
+        with pytest.raises(OutputBusy, match="run: parts 2-4 of 4 is working on it now"):
             run(run_dir, HERE)
-        with pytest.raises(RunBusy, match="parts 2-4 of 4"):
+        with pytest.raises(OutputBusy, match="parts 2-4 of 4"):
             run(run_dir, HERE, part=Part(1, 3))
         assert status(run_dir).working == (Part(2, 4), Part(3, 4), Part(4, 4))
         assert "(parts 2-4 of 4 at work now)" in str(status(run_dir))
         assert run(run_dir, HERE, part=Part(1, 4)).finished == 1
-    with ledger.locked(run_dir), pytest.raises(RunBusy, match=f"process {os.getpid()}"):
+    with ledger.locked(run_dir), pytest.raises(OutputBusy, match=f"process {os.getpid()}"):
         run(run_dir, HERE, part=Part(1, 4))
     assert not status(run_dir).alive
     assert run(run_dir, HERE).already_finished == 1

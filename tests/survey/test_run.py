@@ -22,9 +22,9 @@ from gzsurvey.cutouts.synthetic import SyntheticSource
 from gzsurvey.errors import (
     CardMismatch,
     ClusterError,
+    OutputBusy,
     OutputConflict,
     RecipeError,
-    RunBusy,
     RunIncomplete,
     SourceError,
     TableError,
@@ -194,7 +194,7 @@ def test_a_second_run_is_refused_while_one_is_alive(model: Path, targets: Path, 
     plan(tiny.job(model, targets), tmp_path / "run", HERE)
     with ledger.locked(tmp_path / "run"):
         assert status(tmp_path / "run").alive
-        with pytest.raises(RunBusy, match="is working on it now"):
+        with pytest.raises(OutputBusy, match="is working on it now"):
             run(tmp_path / "run", HERE)
     assert not status(tmp_path / "run").alive
     assert run(tmp_path / "run", HERE).finished == 3

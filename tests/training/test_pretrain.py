@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gzsurvey.dataset.store import Store
-from gzsurvey.errors import OutputConflict, TrainingError
+from gzsurvey.errors import OutputBusy, OutputConflict, TrainingError
+from gzsurvey.lock import alone_in
 from gzsurvey.model.checkpoint import find_checkpoint, load_network, read_tensors
 from gzsurvey.outliers import embedding_distance
 from gzsurvey.recipes.training import PretrainRecipe, load_pretrain_recipe
@@ -147,6 +148,15 @@ def test_a_finished_out_is_left_alone_and_another_recipe_refused(
         pretrain(recipe(steps=2, hybrid={"weight": 3.0}), store_path, out, "cpu")
     with pytest.raises(OutputConflict, match="dataset_sha256"):
         pretrain(recipe(steps=2), make_store("other", n=32, seed=5), out, "cpu")
+
+
+def test_of_two_that_train_into_one_out_the_second_is_refused(store_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with alone_in(out), pytest.raises(OutputBusy, match=f"out: process {os.getpid()} on .* is working on it now"):
+        pretrain(recipe(), store_path, out, "cpu")
+    pretrain(recipe(), store_path, out, "cpu")
+    with alone_in(out):
+        pretrain(recipe(), store_path, out, "cpu")  # finished: nothing to be done
 
 
 def test_bad_batches_are_skipped_counted_and_at_last_refused(store_path: Path, tmp_path: Path) -> None:
