@@ -4,6 +4,7 @@
 
     OUT/
     ├── job.json             inputs and recipe: OUT is refused for another evaluation
+    ├── out.lock             which process works in it
     ├── evaluation.json      every number with its interval
     ├── evaluation.html      the same as one self-contained page, with figures and galaxies
     ├── predictions.parquet  one row per galaxy: id, position, what is known, what is predicted

@@ -141,8 +141,8 @@ class PretrainRecipe(Section):
     augmentation: AugmentationRecipe = AugmentationRecipe()
     guard: GuardRecipe = GuardRecipe()
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """``auto``: bfloat16 on a GPU, float32 on a CPU. Losses are always float32; ``float16``
-    scales them so that small gradients survive."""
+    """``auto``: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is faster with some encoders and
+    slower with others. Losses are always float32; ``float16`` scales them so that small gradients survive."""
     compile: Literal["none", "online"] = "none"
     """``online``: torch compiles the online encoder, which takes minutes before the first step."""
     checkpoint_minutes: Positive = 10.0

@@ -4,6 +4,7 @@
 
     OUT/
     ├── job.json                recipe and input hashes: OUT is refused for another study
+    ├── out.lock                which process works in it
     ├── sky/                    the simulated survey, where there is one
     ├── store/                  what all arms are pretrained on
     ├── pretrained/ARM-pN/      checkpoints, one per pretrained arm and seed

@@ -5,7 +5,8 @@ One run on one machine; the contestants are processes that take turns. On a CPU:
     python tests/benchmarks/bench_pretrain.py gz2_sdss/images.zip --catalogue gz2_sdss/catalogue.csv \
         --lightly-python LIGHTLY/bin/python
 
-and on a GPU, larger encoders beside the rate of a bare matrix product::
+``--precisions auto bfloat16`` adds a column, of both sides in bfloat16.
+On a GPU, larger encoders beside the rate of a bare matrix product::
 
     python tests/benchmarks/bench_pretrain.py gz2_sdss/images.zip --catalogue gz2_sdss/catalogue.csv \
         --table encoders --device cuda
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,13 @@ KEPT_BY_ENVIRONMENT = {
 }
 """For lightly; gzsurvey sees to it by itself."""
 ALLOCATORS = {AS_IS: "allocator as it is", KEPT: "freed memory kept"}
+AS_RECIPE = "auto"
 LEAST_ROUNDS = 3
 EPOCH_PER_WORKER = 8
 """Batches in an epoch of lightly's loader for each of its processes: at its end they run dry."""
 
+Column = tuple[str, str]
+"""Allocator and precision, of both sides."""
 Turns = dict[str, list[dict[str, float]]]
 """What each contestant measured, round by round."""
 
@@ -69,14 +74,15 @@ class Settings:
     clock: str = "seconds"
     """``seconds`` by the wall, or ``cpu_seconds`` where other programs take the cores away."""
 
-    def recipe(self) -> PretrainRecipe:
-        """Ours: the shipped defaults but for encoder, batch and approach."""
+    def recipe(self, precision: str = AS_RECIPE) -> PretrainRecipe:
+        """Ours: the shipped defaults but for encoder, batch, approach and precision."""
         return PretrainRecipe.model_validate(
             {
                 "approach": self.approach,
                 "encoder": {"name": self.encoder},
                 "batch_size": self.batch_size,
                 "epochs": 9999,
+                "precision": precision,
             }
         )
 
@@ -114,15 +120,15 @@ class Contestant:
         raise SystemExit(f"{self.name} ended with status {self.process.wait()}")
 
 
-def ours(side: str, memory: str, store: Path, settings: Settings) -> Contestant:
-    script, recipe = str(HERE / "contestant_gzsurvey.py"), settings.recipe().model_dump_json()
+def ours(side: str, memory: str, store: Path, settings: Settings, precision: str = AS_RECIPE) -> Contestant:
+    script, recipe = str(HERE / "contestant_gzsurvey.py"), settings.recipe(precision).model_dump_json()
     options = [side, memory, str(store), settings.device, str(settings.threads), recipe]
     return Contestant([sys.executable, script, *options], {})
 
 
-def lightlys(memory: str, python: str, folder: Path, settings: Settings) -> Contestant:
+def lightlys(memory: str, python: str, folder: Path, settings: Settings, precision: str = AS_RECIPE) -> Contestant:
     numbers = (settings.size_px, settings.batch_size, settings.lightly_workers, settings.threads)
-    command = [python, str(HERE / "contestant_lightly.py"), str(folder), *map(str, numbers), settings.device]
+    command = [python, str(HERE / "contestant_lightly.py"), str(folder), *map(str, numbers), settings.device, precision]
     return Contestant(command, KEPT_BY_ENVIRONMENT if memory == KEPT else {})
 
 
@@ -178,28 +184,45 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
-def lightly_table(turns: Turns, settings: Settings) -> str:
-    """Ours, the bound and lightly, with the C library's allocator as it is and with freed memory kept."""
+def contestant(side: str, column: Column) -> str:
+    """Name of a contestant."""
+    return " ".join((side, *column))
 
-    def rate(side: str, memory: str) -> list[float]:
-        return rates(turns, f"{side} {memory}", settings)
 
-    def faults(side: str, memory: str) -> list[float]:
-        return [turn["faults"] / turn["steps"] / settings.batch_size for turn in turns[f"{side} {memory}"]]
+def title(column: Column) -> str:
+    memory, precision = column
+    return ALLOCATORS[memory] if precision == AS_RECIPE else f"{ALLOCATORS[memory]}, {precision}"
 
-    def peak(side: str, memory: str) -> list[float]:
-        return [turn["peak_mb"] for turn in turns[f"{side} {memory}"]]
 
-    def row(what: str, cell: Callable[[str], str]) -> str:
-        return f"| {what} | {' | '.join(cell(memory) for memory in memories)} |"
+def columns_of(precisions: Sequence[str], device: str) -> list[Column]:
+    """Return what is compared: allocators in the first precision, then memory kept in the others."""
+    first, *more = precisions
+    # What a GPU frees is kept by torch in any case.
+    memories = (AS_IS,) if device == "cuda" else (AS_IS, KEPT)
+    return [*((memory, first) for memory in memories), *((memories[-1], other) for other in more)]
+
+
+def lightly_table(turns: Turns, settings: Settings, columns: Sequence[Column]) -> str:
+    """Ours, the bound and lightly, with one allocator and precision after the other."""
+
+    def rate(side: str, column: Column) -> list[float]:
+        return rates(turns, contestant(side, column), settings)
+
+    def faults(side: str, column: Column) -> list[float]:
+        return [turn["faults"] / turn["steps"] / settings.batch_size for turn in turns[contestant(side, column)]]
+
+    def peak(side: str, column: Column) -> list[float]:
+        return [turn["peak_mb"] for turn in turns[contestant(side, column)]]
+
+    def row(what: str, cell: Callable[[Column], str]) -> str:
+        return f"| {what} | {' | '.join(cell(column) for column in columns)} |"
 
     sides = {"end_to_end": f"gzsurvey, {settings.approach}, end to end", "bound": "the bound: networks alone"}
-    if f"lightly {AS_IS}" in turns:
+    if contestant("lightly", columns[0]) in turns:
         sides["lightly"] = "lightly's BYOL, end to end"
     unit = "images/s" if settings.clock == "seconds" else "images per CPU second"
-    memories = [memory for memory in ALLOCATORS if f"bound {memory}" in turns]
-    lines = ["| median [range] | " + " | ".join(ALLOCATORS[memory] for memory in memories) + " |"]
-    lines.append("|---|" + "---|" * len(memories))
+    lines = ["| median [range] | " + " | ".join(title(column) for column in columns) + " |"]
+    lines.append("|---|" + "---|" * len(columns))
     lines += [row(f"{text}, {unit}", lambda m, s=s: shown(rate(s, m), 1)) for s, text in sides.items()]
     lines.append(row("gzsurvey / bound", lambda m: shown(ratios(rate("end_to_end", m), rate("bound", m)), 2)))
     if "lightly" in sides:
@@ -213,16 +236,17 @@ def lightly_table(turns: Turns, settings: Settings) -> str:
 
 def encoders_header() -> list[str]:
     return [
-        "| encoder | px | end to end, images/s | bound, images/s | end to end / bound | share of the matrix rate |",
-        "|---|---|---|---|---|---|",
+        "| encoder | px | precision | end to end, images/s | bound, images/s | end to end / bound "
+        "| share of the matrix rate |",
+        "|---|---|---|---|---|---|---|",
     ]
 
 
 def encoders_row(turns: Turns, settings: Settings, bound: dict[str, Any]) -> str:
-    """One encoder at one size; the share is that of the end-to-end step."""
+    """One encoder at one size in one precision; the share is that of the end-to-end step."""
     whole, alone = (rates(turns, side, settings) for side in ("end_to_end", "bound"))
     share = [rate / settings.batch_size * bound["flops"] / bound["matrix_rate"] for rate in whole]
-    cells = (shown(whole, 1), shown(alone, 1), shown(ratios(whole, alone), 2), shown(share, 3))
+    cells = (bound["precision"], shown(whole, 1), shown(alone, 1), shown(ratios(whole, alone), 2), shown(share, 3))
     return f"| {settings.encoder} | {settings.size_px} | {' | '.join(cells)} |"
 
 
@@ -230,41 +254,43 @@ def against_lightly(options: argparse.Namespace, folder: Path) -> dict[str, Any]
     """Measure one encoder with and without lightly beside it."""
     settings = settings_of(options, options.encoders[0], options.sizes[0])
     store = make_store(options.images, options.catalogue, settings.size_px, options.pictures, folder / "store")
-    # What a GPU frees is kept by torch in any case.
-    memories = (AS_IS,) if settings.device == "cuda" else (AS_IS, KEPT)
-    contestants = {
-        f"{side} {memory}": ours(side, memory, store.path, settings)
-        for memory in memories
-        for side in ("end_to_end", "bound")
-    }
-    if options.lightly_python:
-        epoch = EPOCH_PER_WORKER * settings.lightly_workers * settings.batch_size
-        pictures = write_pictures(store, folder / "pictures", epoch)
-        for memory in memories:
-            contestants[f"lightly {memory}"] = lightlys(memory, options.lightly_python, pictures, settings)
-    # Neighbours in a round are compared: ours, the bound and lightly with one allocator, then with the other.
-    ordered = dict(sorted(contestants.items(), key=lambda item: item[0].split()[1]))
-    turns = play(ordered, options.steps, options.minutes * 60)
-    for contestant in ordered.values():
-        contestant.end()
-    about = {key: value for contestant in ordered.values() for key, value in contestant.about.items()}
-    return {"table": lightly_table(turns, settings), "turns": turns, "about": about}
+    columns, python = columns_of(options.precisions, settings.device), options.lightly_python
+    epoch = EPOCH_PER_WORKER * settings.lightly_workers * settings.batch_size
+    pictures = write_pictures(store, folder / "pictures", epoch) if python else None
+    # Neighbours in a round are compared: ours, the bound and lightly of one column, then of the next.
+    contestants = {}
+    for column in columns:
+        memory, precision = column
+        for side in ("end_to_end", "bound"):
+            contestants[contestant(side, column)] = ours(side, memory, store.path, settings, precision)
+        if pictures is not None:
+            contestants[contestant("lightly", column)] = lightlys(memory, python, pictures, settings, precision)
+    turns = play(contestants, options.steps, options.minutes * 60)
+    for process in contestants.values():
+        process.end()
+    about = {key: value for process in reversed(contestants.values()) for key, value in process.about.items()}
+    return {"table": lightly_table(turns, settings, columns), "turns": turns, "about": about}
 
 
 def of_encoders(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure several encoders at several sizes, one after the other."""
+    """Measure several encoders at several sizes and precisions, one after the other."""
     lines, found, about = encoders_header(), {}, {}
-    for size_px in options.sizes:
-        store = make_store(options.images, options.catalogue, size_px, options.pictures, folder / f"store-{size_px}")
-        for encoder in options.encoders:
-            settings = settings_of(options, encoder, size_px)
-            contestants = {side: ours(side, KEPT, store.path, settings) for side in ("end_to_end", "bound")}
-            turns = play(contestants, options.steps, options.minutes * 60 / len(options.encoders) / len(options.sizes))
-            for contestant in contestants.values():
-                contestant.end()
-            about = contestants["bound"].about
-            lines.append(encoders_row(turns, settings, about))
-            found[f"{encoder} {size_px}"] = {"turns": turns, "about": about}
+    stores = {
+        size_px: make_store(options.images, options.catalogue, size_px, options.pictures, folder / f"store-{size_px}")
+        for size_px in options.sizes
+    }
+    each = list(product(options.sizes, options.encoders, options.precisions))
+    for size_px, encoder, precision in each:
+        settings = settings_of(options, encoder, size_px)
+        contestants = {
+            side: ours(side, KEPT, stores[size_px].path, settings, precision) for side in ("end_to_end", "bound")
+        }
+        turns = play(contestants, options.steps, options.minutes * 60 / len(each))
+        for process in contestants.values():
+            process.end()
+        about = contestants["bound"].about
+        lines.append(encoders_row(turns, settings, about))
+        found[f"{encoder} {size_px} {precision}"] = {"turns": turns, "about": about}
     return {"table": "\n".join(lines), "found": found, "about": about}
 
 
@@ -289,6 +315,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lightly-python", help="interpreter that has lightly; without: no peer")
     parser.add_argument("--lightly-workers", type=int, default=0, help="processes of its DataLoader")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precisions", nargs="+", default=[AS_RECIPE], help="of both sides; one column for each")
     parser.add_argument("--encoders", nargs="+", help="timm names; lightly runs resnet18")
     parser.add_argument("--sizes", nargs="+", type=int)
     parser.add_argument("--batch-size", type=int, default=128)

@@ -1,9 +1,9 @@
 """lightly's BYOL, put together as in the example of its documentation; run by an interpreter that has lightly.
 
-``python contestant_lightly.py FOLDER SIZE BATCH WORKERS THREADS DEVICE``
+``python contestant_lightly.py FOLDER SIZE BATCH WORKERS THREADS DEVICE PRECISION``
 
-On a GPU it computes in bfloat16 where autocast says so, as ours does, and its loader pins memory; all else is the
-example's.
+PRECISION is that of autocast, as ours has it: ``auto`` is bfloat16 on a GPU, float32 on a CPU. On a GPU its loader pins
+memory; all else is the example's.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ def loader(folder: str, size: int, batch_size: int, workers: int, pinned: bool) 
     )
 
 
-def main(folder: str, size: int, batch_size: int, workers: int, device: torch.device) -> None:
+def main(folder: str, size: int, batch_size: int, workers: int, device: torch.device, precision: str) -> None:
     from lightly.loss import NegativeCosineSimilarity
     from lightly.models.utils import update_momentum
 
     gpu = device.type == "cuda"
+    half = precision == "bfloat16" or (precision == "auto" and gpu)
     model = ExampleBYOL().to(device)
     criterion = NegativeCosineSimilarity()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
@@ -75,7 +76,7 @@ def main(folder: str, size: int, batch_size: int, workers: int, device: torch.de
         x0, x1 = (view.to(device, non_blocking=True) for view in next(batches)[0])
         update_momentum(model.backbone, model.backbone_momentum, m=0.996)
         update_momentum(model.projection_head, model.projection_head_momentum, m=0.996)
-        with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             p0, z0 = model(x0), model.forward_momentum(x0)
             p1, z1 = model(x1), model.forward_momentum(x1)
             loss = 0.5 * (criterion(p0, z1) + criterion(p1, z0))
@@ -90,4 +91,4 @@ def main(folder: str, size: int, batch_size: int, workers: int, device: torch.de
 if __name__ == "__main__":
     make_torchvision_importable()
     torch.set_num_threads(int(sys.argv[5]))
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), torch.device(sys.argv[6]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), torch.device(sys.argv[6]), sys.argv[7])

@@ -50,12 +50,12 @@ def test_whole_steps_and_the_bound_compute_the_same(store: Store, tmp_path: Path
         turns[side] = [measure(step, lambda: None, 1)]
         weights[side] = [parameter.detach().clone() for parameter in training.model.parameters()]
     assert all(torch.equal(ours, alone) for ours, alone in zip(*weights.values(), strict=True))
-    about = {"flops": contestant.flops(step), "matrix_rate": contestant.matrix_rate(training)}
+    about = {"flops": contestant.flops(step), "matrix_rate": contestant.matrix_rate(training), "precision": "float32"}
     assert about["flops"] > 1e6 * SETTINGS.batch_size
     cells = bench.encoders_row(turns, SETTINGS, about).split("|")
     assert len(cells) == len(bench.encoders_header()[0].split("|"))
     rate = SETTINGS.batch_size / turns["bound"][0]["seconds"]
-    assert cells[4].strip() == f"{rate:.1f} [{rate:.1f}, {rate:.1f}]"
+    assert cells[5].strip() == f"{rate:.1f} [{rate:.1f}, {rate:.1f}]"
 
 
 def test_lightly_gets_the_pictures_that_train(store: Store, tmp_path: Path) -> None:
@@ -70,13 +70,19 @@ def test_ratios_are_taken_round_by_round() -> None:
         return [{"steps": 1, "seconds": s, "cpu_seconds": s, "faults": 80, "peak_mb": 900} for s in seconds]
 
     fast, slow = turns((1.0, 4.0, 1.0)), turns((2.0, 8.0, 2.0))
-    found = {f"{side} {memory}": fast for side in ("end_to_end", "bound") for memory in (bench.AS_IS, bench.KEPT)}
-    found |= {f"lightly {memory}": slow for memory in (bench.AS_IS, bench.KEPT)}
-    lines = bench.lightly_table(found, SETTINGS).splitlines()
+    columns = bench.columns_of(["auto", "bfloat16"], "cpu")
+    found = {bench.contestant(side, column): fast for side in ("end_to_end", "bound") for column in columns}
+    found |= {bench.contestant("lightly", column): slow for column in columns}
+    lines = bench.lightly_table(found, SETTINGS, columns).splitlines()
+    assert lines[0].endswith("| allocator as it is | freed memory kept | freed memory kept, bfloat16 |")
     assert len({line.count("|") for line in lines}) == 1
-    assert "| gzsurvey / lightly | 2.00 [2.00, 2.00] | 2.00 [2.00, 2.00] |" in lines
-    assert "| lightly's BYOL, end to end, images/s | 4.0 [1.0, 4.0] | 4.0 [1.0, 4.0] |" in lines
-    assert "| gzsurvey, page faults per image | 10 [10, 10] | 10 [10, 10] |" in lines
+    assert "| gzsurvey / lightly |" + " 2.00 [2.00, 2.00] |" * 3 in lines
+    assert "| lightly's BYOL, end to end, images/s |" + " 4.0 [1.0, 4.0] |" * 3 in lines
+    assert "| gzsurvey, page faults per image |" + " 10 [10, 10] |" * 3 in lines
+
+
+def test_on_a_gpu_torch_keeps_what_it_frees_in_any_case() -> None:
+    assert bench.columns_of(["auto"], "cuda") == [(bench.AS_IS, "auto")]
 
 
 def test_rounds_go_on_while_they_fit() -> None:
