@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -99,5 +100,11 @@ def _tried(file: TextIO, kind: int) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        logger.warning("%s: its file system knows no locks; see to it that one process alone works there", file.name)
+        _warn(Path(file.name).parent)
     return True
+
+
+@cache
+def _warn(folder: Path) -> None:
+    """Say it once."""
+    logger.warning("%s: its file system knows no locks; see to it that one process alone works there", folder)
