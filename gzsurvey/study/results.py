@@ -34,7 +34,7 @@ def collect_results(recipe: StudyRecipe, tasks: dict[str, Task], out: Path) -> d
     -------
     dict
         ``tasks``: by task and number of labels, ``arms`` (by arm and mode: mean and interval of each
-        metric) and ``differences`` (paired: hybrid minus each arm, each arm minus direct).
+        metric) and ``differences`` (paired, of `comparisons`).
     """
     paths = StudyPaths(out)
     by_task = {task.name: [c for c in cells(recipe, tasks) if c.task == task.name] for task in recipe.tasks}
@@ -72,16 +72,27 @@ def _at(recipe: StudyRecipe, chosen: list[Cell], paths: StudyPaths) -> dict[str,
         "arms": {name: _stated(values) for name, values in measured.items()},
         "differences": {
             f"{one} - {other}": _stated(_difference(measured[f"{one}/{CHOSEN}"], measured[f"{other}/{CHOSEN}"]))
-            for one, other in _comparisons(recipe)
+            for one, other in comparisons(recipe)
         },
     }
 
 
-def _comparisons(recipe: StudyRecipe) -> Iterator[tuple[str, str]]:
+def comparisons(recipe: StudyRecipe) -> Iterator[tuple[str, str]]:
+    """Yield pairs of arms whose difference is asked for.
+
+    Hybrid minus each arm; each arm minus direct; of variants: the hybrid minus another approach with the same
+    changes, and another approach with changes minus the same without.
+    """
     if COMPARED in recipe.arms:
         yield from ((COMPARED, arm) for arm in arms(recipe) if arm != COMPARED)
     if BASELINE in recipe.arms:
         yield from ((arm, BASELINE) for arm in arms(recipe) if arm not in (COMPARED, BASELINE))
+    for name, variant in recipe.variants.items():
+        if variant.approach == COMPARED:
+            alike = (other for other, its in recipe.variants.items() if its.changes == variant.changes)
+            yield from ((name, other) for other in alike if recipe.variants[other].approach != COMPARED)
+        elif variant.approach in recipe.arms:
+            yield name, variant.approach
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

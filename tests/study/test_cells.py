@@ -15,7 +15,8 @@ from gzsurvey.errors import OutputConflict, RecipeError, TableError, TrainingErr
 from gzsurvey.recipes.dataset import load_dataset_recipe
 from gzsurvey.recipes.study import LabelsRecipe, StudyRecipe, load_study_recipe
 from gzsurvey.study import study
-from gzsurvey.study.cells import cells, divide, modes, pretrained_arms
+from gzsurvey.study.cells import arms, cells, divide, modes, pretrained_arms
+from gzsurvey.study.results import comparisons
 from gzsurvey.study.tasks import Task, check_held_out, derived_labels, load_task, prepare_tasks
 
 SIZE = 32
@@ -227,3 +228,15 @@ def test_a_whole_study_is_stopped_repeated_and_told(data: Path, tmp_path: Path) 
     with pytest.raises(OutputConflict, match=r"recipe\.seeds was 2, now 3"):
         study(recipe(data, variants=variants, seeds=3), out)
     Store(out / "store")
+
+
+def test_what_is_compared() -> None:
+    recipe = load_study_recipe("study-variants")
+    pairs = list(comparisons(recipe))
+    assert len(set(pairs)) == len(pairs)
+    assert {arm for one, arm in pairs if one == "hybrid"} == set(arms(recipe)) - {"hybrid"}
+    assert {("long", "long_contrastive"), ("long", "long_supervised"), ("crops", "crops_contrastive")} <= set(pairs)
+    assert {("long_contrastive", "contrastive"), ("long_supervised", "supervised")} <= set(pairs)
+    assert ("long", "crops_contrastive") not in pairs
+    direct = list(comparisons(load_study_recipe("study-simulated")))
+    assert {("hybrid", "direct"), ("contrastive", "direct"), ("pixels", "direct")} <= set(direct)
