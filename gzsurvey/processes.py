@@ -15,6 +15,8 @@ from typing import ParamSpec, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+THREADS_OF_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -91,6 +93,8 @@ def _begin(start: Callable[[], object] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _Worker.ask)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # What is loaded later reads the environment; of what is loaded the limit is set.
+    os.environ.update(dict.fromkeys(THREADS_OF_LIBRARIES, "1"))
     threadpool_limits(1)
     if start is not None:
         start()

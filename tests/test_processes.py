@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gzsurvey.processes import worker_processes
+from gzsurvey.processes import THREADS_OF_LIBRARIES, worker_processes
 
 PROGRAM = Path(__file__).parent / "interrupted_workers.py"
 
@@ -70,6 +70,22 @@ def test_a_second_request_ends_workers_that_are_saving(tmp_path: Path) -> None:
     assert errors == b""
     assert not any(worker.is_running() for worker in workers)
     assert names(tmp_path) == {"began-0", "began-1"}
+
+
+def threads_of_linear_algebra() -> list[int]:
+    import numpy as np  # noqa: F401 - a worker loads it with its first task
+    from threadpoolctl import threadpool_info
+
+    return [pool["num_threads"] for pool in threadpool_info()]
+
+
+def test_a_library_that_is_loaded_later_has_one_thread_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in THREADS_OF_LIBRARIES:
+        monkeypatch.setenv(name, "2")
+    with worker_processes(1) as pool:
+        found = pool.submit(threads_of_linear_algebra).result()
+    assert found
+    assert set(found) == {1}
 
 
 def test_an_error_of_one_task_stops_the_others(tmp_path: Path) -> None:
