@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,9 +59,19 @@ def bound(training: Pretraining) -> Step:
     return step
 
 
+def backward_flops(
+    gradient: Sequence[int], _x: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: object = None
+) -> int:
+    """Of a convolution's two gradients, each as many as its forward pass; torch's own count takes groups for one."""
+    asked: Sequence[bool] = rest[-1]
+    return 2 * prod(gradient) * prod(weight[1:]) * sum(asked[:2])
+
+
 def flops(step: Step) -> int:
     """Floating-point operations of one step's convolutions and matrix products, forwards and backwards."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_flops}
+    ) as counter:
         step()
     return counter.get_total_flops()
 

@@ -58,6 +58,15 @@ def test_whole_steps_and_the_bound_compute_the_same(store: Store, tmp_path: Path
     assert cells[5].strip() == f"{rate:.1f} [{rate:.1f}, {rate:.1f}]"
 
 
+@pytest.mark.parametrize("groups", [1, 8])
+def test_gradients_of_a_convolution_cost_as_much_each_as_the_convolution(groups: int) -> None:
+    layer = torch.nn.Conv2d(8, 16, 3, groups=groups, bias=False)
+    images = torch.randn(2, 8, 12, 12, requires_grad=True)
+    counted = contestant.flops(lambda: layer(images).sum().backward())
+    forward = 2 * (2 * 16 * 10 * 10) * (8 // groups * 3 * 3)
+    assert counted == 3 * forward
+
+
 def test_lightly_gets_the_pictures_that_train(store: Store, tmp_path: Path) -> None:
     folder = bench.write_pictures(store, tmp_path / "pictures")
     rows = store.rows("train")
