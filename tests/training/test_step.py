@@ -15,6 +15,7 @@ from gzsurvey.training import job, precision
 from gzsurvey.training.data import Batch, batches
 from gzsurvey.training.dropout import Seen, WholeBatchDropout
 from gzsurvey.training.pretrain import Pretraining, pretrain
+from gzsurvey.training.state import TrainingProgress, load_state, save_state
 
 CPU = torch.device("cpu")
 BASE = {
@@ -92,6 +93,20 @@ def test_bfloat16_leaves_the_losses_in_float32_and_close(store: Store, tmp_path:
     assert seen["bfloat16"][:2] != seen["float32"][:2]
     assert seen["bfloat16"][0] == pytest.approx(seen["float32"][0], rel=0.02)
     assert seen["bfloat16"][1] == pytest.approx(seen["float32"][1], abs=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:for .* which is a no-op")
+def test_what_an_optimiser_remembers_lies_where_its_weights_lie(tmp_path: Path) -> None:
+    """``meta`` stands for a GPU, whose fused Adam refuses counts of steps that stayed on the CPU."""
+    here, there = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2, device="meta")
+    optimiser, moved = torch.optim.Adam(here.parameters()), torch.optim.Adam(there.parameters())
+    here(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    save_state(tmp_path, here, optimiser, TrainingProgress(step=1))
+    assert load_state(tmp_path, there, moved).step == 1
+    for weight in there.parameters():
+        assert moved.state[weight].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert {value.device.type for value in moved.state[weight].values()} == {"meta"}
 
 
 def test_float16_scales_the_loss_and_its_scale_is_resumed(store: Store, tmp_path: Path) -> None:
