@@ -51,7 +51,7 @@ def test_every_shipped_recipe_loads_and_explains_its_numbers() -> None:
         "real-sky-pretrain": PretrainRecipe, "real-sky-rings": FinetuneRecipe,
         "real-gz2-pretrain": PretrainRecipe, "real-direct": FinetuneRecipe,
         "study-simulated": StudyRecipe, "study-simulated-gpu": StudyRecipe, "study-real": StudyRecipe,
-        "study-variants": StudyRecipe, "study-few-votes": StudyRecipe,
+        "study-variants": StudyRecipe, "study-few-votes": StudyRecipe, "study-128px": StudyRecipe,
         "detectability": DetectabilityRecipe,
     }  # fmt: skip
     for name in resources.shipped_names(resources.RECIPES):
