@@ -88,7 +88,7 @@ def test_a_library_that_is_loaded_later_has_one_thread_too(monkeypatch: pytest.M
     assert set(found) == {1}
 
 
-def test_an_error_of_one_task_stops_the_others(tmp_path: Path) -> None:
+def test_an_error_of_one_task_stops_the_others() -> None:
     def fail() -> None:
         with worker_processes(2) as pool:
             sleeping = pool.submit(time.sleep, 30)

@@ -16,6 +16,8 @@ import psutil
 import pytest
 import yaml
 
+from gzsurvey.dataset.store import Store
+
 pytestmark = pytest.mark.slow
 
 STUDY: dict[str, Any] = {
@@ -50,10 +52,6 @@ def finished(study: subprocess.Popen[str]) -> str:
     shown, errors = study.communicate(timeout=300)
     assert study.returncode == 0, errors
     return shown
-
-
-def steps_saved(out: Path) -> dict[str, int]:
-    return {p.parent.name: json.loads(p.read_text())["step"] for p in out.glob("pretrained/*/last.json")}
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +90,9 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(
         assert study.returncode == 130
         assert errors.splitlines()[-1] == "gzsurvey: interrupted; repeat the command to go on"
         assert "Traceback" not in errors
-        at_work = {p.parent.name for p in out.glob("pretrained/*/metrics.jsonl")}
-        assert steps_saved(out).keys() == at_work
+        at_work = {p.parent for p in out.glob("pretrained/*/metrics.jsonl") if p.stat().st_size}
+        assert at_work
+        assert all((place / "last-training.safetensors").is_file() for place in at_work)
     again = finished(started(recipe, out))
     assert again.strip() == (left_alone / "results.md").read_text().strip()
     assert json.loads((out / "results.json").read_text()) == json.loads((left_alone / "results.json").read_text())
@@ -117,5 +116,8 @@ def test_a_lost_cell_alone_is_filled_again(recipe: Path, left_alone: Path) -> No
 
 
 def test_no_test_galaxy_trained_anything(left_alone: Path) -> None:
-    checked = json.loads((left_alone / "held-out.json").read_text())
-    assert checked["rings"]
+    checked = json.loads((left_alone / "held-out.json").read_text())["rings"]
+    results, store = json.loads((left_alone / "results.json").read_text()), Store(left_alone / "store")
+    assert checked["test_galaxies"] == checked["with_position"] == results["tasks"]["rings"]["test_galaxies"]
+    assert checked["compared_with"] == len(store.rows("train")) + len(store.rows("validation"))
+    assert checked["sources_compared_by_pixels_alone"] == []
